@@ -1,0 +1,333 @@
+"""A DEALER socket around a Link, in a thread of its own, so that training cannot silence it.
+
+Blocking calls for the owner's thread; socket, heartbeats and reconnection in the other. The only
+place, with server, where zmq enters. What is said, and when, is the link's.
+"""
+
+import json
+import logging
+import queue
+import random
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import zmq
+
+from kardam import __version__
+from kardam.errors import Denied, Unreachable, UsageError
+from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Welcomed
+from kardam.messages import Books, Enrol, Enrolled, Gradient, Halt, Judged, Role
+from kardam.messages import Denied as DeniedMessage
+from kardam.protocol import (
+    DOCUMENT_BYTES_MAX,
+    PROTOCOL,
+    Bytes,
+    ProtocolError,
+    decode_down,
+    encode,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=News)
+
+# How often the socket's thread looks at the clock, in milliseconds.
+TICK_MS = 100
+
+# Between reconnections, seconds: doubling from the first to the last, and up to twice by jitter.
+BACKOFF_FIRST, BACKOFF_LAST = 0.2, 10.0
+
+# Last words have this long, in milliseconds.
+LINGER_MS = 1000
+
+
+# TCP's own, and ZeroMQ's, sign of life: for lines that die in silence. Generous, since the
+# protocol beats too, and since a beat waits behind a chunk on a slow line.
+KEEPALIVE = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.HEARTBEAT_IVL: 10_000,
+    zmq.HEARTBEAT_TIMEOUT: 30_000,
+    zmq.HEARTBEAT_TTL: 60_000,
+}
+
+
+class Halted(Exception):
+    """The server ended the run; the message says why."""
+
+
+def check_endpoint(endpoint: str) -> str:
+    """The endpoint, if it is `tcp://host:port`. Raises UsageError."""
+    parts = urlsplit(endpoint)
+    try:
+        good = parts.scheme == "tcp" and bool(parts.hostname) and parts.port is not None
+    except ValueError:
+        good = False
+    if not good:
+        raise UsageError(f"expected an endpoint like tcp://127.0.0.1:5555, got {endpoint!r}")
+    return endpoint
+
+
+def reach(endpoint: str, seconds: float) -> None:
+    """Raise Unreachable, with the cause, unless something listens there."""
+    parts = urlsplit(check_endpoint(endpoint))
+    try:
+        socket.create_connection((parts.hostname, parts.port), timeout=seconds).close()
+    except socket.gaierror as error:
+        raise Unreachable(
+            f"{endpoint}: no such host {parts.hostname!r} ({error.strerror})"
+        ) from error
+    except OSError as error:
+        raise Unreachable(
+            f"{endpoint}: nobody listens there ({error.strerror or error})"
+        ) from error
+
+
+def enrol(endpoint: str, label: str, byzantine: bool, patience: float) -> Enrolled:
+    """Ask a server on this machine for a worker's token. Raises Denied, or Unreachable."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as asking:
+        asking.set(zmq.LINGER, 0)
+        asking.connect(check_endpoint(endpoint))
+        asking.send_multipart(encode(Enrol(PROTOCOL, __version__, label, byzantine)))
+        if not asking.poll(int(1000 * patience)):
+            raise Unreachable(f"{endpoint}: no answer for {patience:g} s; is it a kardam server?")
+        try:
+            answer, _ = decode_down(asking.recv_multipart())
+        except ProtocolError as error:
+            raise Unreachable(f"{endpoint} is no kardam server: {error}") from error
+    match answer:
+        case Enrolled():
+            return answer
+        case DeniedMessage():
+            raise Denied(f"{endpoint}: {answer.reason}")
+        case _:
+            raise Unreachable(f"{endpoint} is no kardam server: it answers {answer}")
+
+
+class Client:
+    """A connection to a server, as a context: welcome inside, gone after.
+
+    `patience`: after so many seconds without a word from the server, calls raise Unreachable. They
+    raise Denied where the server said no, and Halted once it ended the run.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        role: Role,
+        *,
+        token: str,
+        label: str = "",
+        byzantine: bool = False,
+        patience: float = 30.0,
+    ) -> None:
+        self.endpoint = check_endpoint(endpoint)
+        self.patience = patience
+        self.epoch = ""
+        # Jitter needs no seed: it moves no number that a run reports.
+        chance = random.Random()
+        self._backoff = lambda: 1 + chance.random()
+        self._link = Link(role, token, lambda: 0.8 + 0.4 * chance.random(), label, byzantine)
+        self._news: queue.SimpleQueue[tuple[News, Bytes] | BaseException] = queue.SimpleQueue()
+        self._wishes: deque[Callable[[float], list[Action]]] = deque()
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kardam-client", daemon=True)
+
+    # --- the owner's side ---
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self._await(Welcomed)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Say goodbye and let go; idempotent."""
+        if self._thread.is_alive():
+            self._wish(lambda now: self._link.bye())
+            self._ending.set()
+            self._wake_in.send(b"!")
+            self._thread.join()
+        self._wake_in.close()
+        self._wake_out.close()
+
+    def pull(self) -> Lease:
+        """The newest model."""
+        self._wish(self._link.pull)
+        return self._await(Lease)[0]
+
+    def push(self, gradient: Gradient) -> Judged:
+        """Deliver the answer to a lease; the verdict on it."""
+        self._wish(lambda now: self._link.push(gradient, now))
+        return self._await(Judged)[0]
+
+    def query(self) -> dict[str, Any]:
+        """The server's books (operators only)."""
+        self._wish(self._link.query)
+        return dict(json.loads(bytes(self._await(Books)[1])))
+
+    def report(self, version: int, loss: float, accuracy: float) -> None:
+        """What an evaluator found of a version."""
+        self._wish(lambda now: self._link.report(version, loss, accuracy))
+
+    def _wish(self, wish: Callable[[float], list[Action]]) -> None:
+        self._wishes.append(wish)
+        self._wake_in.send(b"!")
+
+    def _await(self, kind: type[T]) -> tuple[T, Bytes]:
+        """The next news of this kind; welcomes on the way are noted, ends are raised."""
+        while True:
+            item = self._news.get()
+            if isinstance(item, BaseException):
+                raise item
+            news, body = item
+            match news:
+                case Welcomed():
+                    self.terms, self.manifest, self.epoch = (
+                        news.terms,
+                        news.manifest,
+                        news.terms.epoch,
+                    )
+                case DeniedMessage():
+                    raise Denied(f"{self.endpoint}: {news.reason}")
+                case Halt():
+                    raise Halted(news.reason)
+                case Lease() | Judged() | Books():
+                    pass
+            if isinstance(news, kind):
+                return news, body
+
+    def _run(self) -> None:
+        try:
+            with zmq.Context() as context:
+                wire = _Wire(self.endpoint, self._link, context, self._news.put, self._backoff)
+                wire.run(self._wishes, self._wake_out, self._ending, self.patience)
+        except BaseException as error:
+            self._news.put(error)
+
+
+class _Wire:
+    """The socket, and the loop of the thread that owns it."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        link: Link,
+        context: zmq.Context[zmq.Socket[bytes]],
+        tell: Callable[[tuple[News, Bytes]], None],
+        backoff: Callable[[], float],
+    ) -> None:
+        self._endpoint = endpoint
+        self._link = link
+        self._context = context
+        self._tell = tell
+        self._backoff = backoff
+        self._socket: zmq.Socket[bytes] | None = None
+        self._outbox: deque[list[Bytes]] = deque()
+        self._heard = 0.0
+        self._failures = 0
+        self._open_at = 0.0
+
+    def run(
+        self,
+        wishes: deque[Callable[[float], list[Action]]],
+        wake: socket.socket,
+        ending: threading.Event,
+        patience: float,
+    ) -> None:
+        """Until `ending` is set; raises Unreachable when the server is silent for `patience`."""
+        self._heard = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if self._socket is None and now >= self._open_at:
+                self._open(now)
+            self._wait(wake)
+            now = time.monotonic()
+            while wishes:
+                self._do(wishes.popleft()(now), now)
+            self._read(now)
+            if self._socket is not None:
+                self._do(self._link.tick(now), now)
+            self._flush()
+            if ending.is_set() and not self._outbox:
+                break
+            if now - self._heard > patience:
+                raise Unreachable(
+                    f"{self._endpoint}: nothing heard for {patience:g} s; is a kardam server there?"
+                )
+        self._close(LINGER_MS)
+
+    def _wait(self, wake: socket.socket) -> None:
+        poller = zmq.Poller()
+        poller.register(wake, zmq.POLLIN)
+        if self._socket is not None:
+            poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if self._outbox else 0))
+        if wake.fileno() in dict(poller.poll(TICK_MS)):
+            wake.recv(4096)
+
+    def _read(self, now: float) -> None:
+        while self._socket is not None:
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            try:
+                message, body = decode_down([frame.buffer for frame in frames])
+                actions = self._link.receive(message, body, now)
+            except ProtocolError as error:
+                log.warning("%s sent what is no message: %s", self._endpoint, error)
+                continue
+            self._heard, self._failures = now, 0
+            self._do(actions, now)
+
+    def _do(self, actions: list[Action], now: float) -> None:
+        for action in actions:
+            match action:
+                case Say():
+                    self._outbox.append(encode(action.message, action.body))
+                case Tell():
+                    self._tell((action.news, bytes(action.body)))
+                case Reconnect():
+                    self._close(linger=0)
+                    wait = min(BACKOFF_LAST, BACKOFF_FIRST * 2**self._failures)
+                    self._open_at = now + wait * self._backoff()
+                    self._failures += 1
+
+    def _flush(self) -> None:
+        while self._socket is not None and self._outbox:
+            try:
+                self._socket.send_multipart(self._outbox[0], zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self._outbox.popleft()
+
+    def _open(self, now: float) -> None:
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.set(zmq.MAXMSGSIZE, DOCUMENT_BYTES_MAX)
+        for option, value in KEEPALIVE.items():
+            self._socket.set(option, value)
+        self._socket.connect(self._endpoint)
+        self._do(self._link.connected(now), now)
+
+    def _close(self, linger: int) -> None:
+        if self._socket is not None:
+            self._socket.close(linger=linger)
+            self._socket = None
+            self._outbox.clear()

@@ -1,0 +1,190 @@
+"""The parameter server without its sockets: lend a model, take back a gradient, judge, step.
+
+The algorithm of the paper is this file. No clock, no chance, no network, and no idea of what the
+vector means. One owner calls it; nothing in it waits.
+"""
+
+import math
+from collections import defaultdict
+
+import numpy as np
+
+from kardam.aggregators import Mean, Quorum, clipped_median
+from kardam.dampening import Dampening
+from kardam.filters import Stage
+from kardam.growth import Evidence, Exact, History, Lens, norm
+from kardam.messages import Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
+from kardam.rates import Rate
+
+# One in work and one fetched ahead; it bounds the old models that are kept alive, 2n of them.
+LOANS_MAX = 2
+
+
+class Descent:
+    """Asynchronous SGD over untrusted gradients.
+
+        x_{t+1} = x_t - gamma_t (1/M) sum over M admitted gradients of Lambda c g
+
+    with Lambda the dampening and c the clip of each (Kardam, section 3). `lens` says how vectors
+    are remembered. Until every stage of the filter is ready, the start-up rule moves the model
+    instead: the coordinate-wise median, clipped, of the first gradients of n - f distinct workers,
+    again and again. It waits for no growth (which needs a model that moved) and no coalition of f
+    owns it.
+    """
+
+    def __init__(
+        self,
+        x: Vector,
+        *,
+        n: int,
+        f: int,
+        filter: Stage,
+        dampening: Dampening,
+        rate: Rate,
+        batch: int = 1,
+        lens: Lens | None = None,
+    ) -> None:
+        self.n, self.f = n, f
+        self.filter = filter
+        self.dampening = dampening
+        self.rate = rate
+        self.model = Model(0, _sealed(x.copy()))
+        self._lens = lens if lens is not None else Exact()
+        self._mean = Mean(batch)
+        self._quorum = Quorum(n - f, clipped_median)
+        self._compares = filter.compares or dampening.compares
+        self._histories: dict[WorkerId, History] = defaultdict(History)
+        self._lent: dict[WorkerId, list[HandOut]] = {worker: [] for worker in range(n)}
+        self._tickets = 0
+
+    # --- loans ---
+
+    def may_lend(self, worker: WorkerId) -> bool:
+        """Whether this worker has fewer than two models to answer."""
+        return len(self._lent[worker]) < LOANS_MAX
+
+    def lend(self, worker: WorkerId) -> HandOut:
+        """Hand out the current model; requires `may_lend`."""
+        if not self.may_lend(worker):
+            raise ValueError(f"worker {worker} has {LOANS_MAX} models to answer already")
+        self._tickets += 1
+        loan = HandOut(self._tickets, worker, self.model)
+        self._lent[worker].append(loan)
+        return loan
+
+    def lent(self, worker: WorkerId, ticket: int) -> HandOut | None:
+        """The open loan of this worker under this ticket, if there is one."""
+        return next((loan for loan in self._lent[worker] if loan.ticket == ticket), None)
+
+    def forget(self, worker: WorkerId, but: tuple[int, ...] = ()) -> None:
+        """Close this worker's loans, except those under the tickets `but`."""
+        self._lent[worker] = [loan for loan in self._lent[worker] if loan.ticket in but]
+
+    def _give_back(self, worker: WorkerId, ticket: int) -> HandOut | None:
+        """Close a loan. Loans are answered in order: what was lent before it is forfeit."""
+        loan = self.lent(worker, ticket)
+        if loan is not None:
+            self._lent[worker] = [other for other in self._lent[worker] if other.ticket > ticket]
+        return loan
+
+    def refuse(self, worker: WorkerId, ticket: int, rule: str) -> Verdict:
+        """Close a loan, if it is open, for what went wrong before there was a gradient."""
+        loan = self._give_back(worker, ticket)
+        return self._verdict(Gradient(worker, ticket, self.model.x[:0]), Refusal(rule), loan)
+
+    # --- the way of one gradient ---
+
+    def receive(self, gradient: Gradient) -> Verdict:
+        """Judge one gradient, and step if it completes an update. Never raises for what a worker
+        sent.
+        """
+        loan = self._give_back(gradient.worker, gradient.ticket)
+        if loan is None:
+            return self._verdict(gradient, Refusal("unasked"))
+        if gradient.g.shape != self.model.x.shape or gradient.g.dtype != np.float32:
+            return self._verdict(gradient, Refusal("malformed"), loan)
+        length = norm(gradient.g)
+        if not length < math.inf:
+            return self._verdict(gradient, Refusal("nonfinite", length), loan)
+        return self._judge(gradient, loan, self._measure(gradient, loan, length))
+
+    def _measure(self, gradient: Gradient, loan: HandOut, length: float) -> Evidence:
+        g, x = self._lens.look(gradient.g), self._lens.look(loan.model.x)
+        change = None
+        if self._compares:
+            history = self._histories[gradient.worker]
+            change = history.add(gradient.ticket, loan.model.version, g, x)
+        return Evidence(
+            worker=gradient.worker,
+            staleness=self.model.version - loan.model.version,
+            norm=length,
+            change=change,
+            declared=gradient.declared,
+            g=g,
+            x=x,
+            now=self._lens.look(self.model.x),
+            tolerance=self._lens.tolerance,
+        )
+
+    def _judge(self, gradient: Gradient, loan: HandOut, evidence: Evidence) -> Verdict:
+        # Both learn from every gradient, whatever becomes of it.
+        refusal = self.filter.judge(evidence)
+        weight = self.dampening.weigh(evidence)
+        if not self.filter.ready:
+            return self._start_up(gradient, loan, evidence)
+        if refusal is not None:
+            return self._verdict(gradient, refusal, loan, evidence)
+        weight *= self.filter.scale(evidence)
+        self.filter.admit(evidence)
+        mean = self._mean.add(gradient.g, weight)
+        if mean is not None:
+            self._step(mean)
+        return self._verdict(gradient, None, loan, evidence, weight)
+
+    def _start_up(self, gradient: Gradient, loan: HandOut, evidence: Evidence) -> Verdict:
+        if self._quorum.has(gradient.worker):
+            return self._verdict(gradient, Refusal("startup"), loan, evidence)
+        median = self._quorum.add(gradient.worker, gradient.g)
+        if median is not None:
+            self.filter.start(self._lens.look(median), evidence.now)
+            self._step(median)
+        return self._verdict(gradient, None, loan, evidence, weight=1.0, rule="startup")
+
+    def _step(self, g: Vector) -> None:
+        t = self.model.version
+        self.model = Model(t + 1, _sealed(self.model.x - np.float32(self.rate(t)) * g))
+
+    def _verdict(
+        self,
+        gradient: Gradient,
+        refusal: Refusal | None,
+        loan: HandOut | None = None,
+        evidence: Evidence | None = None,
+        weight: float = 0.0,
+        rule: str = "",
+    ) -> Verdict:
+        """All that is known of this gradient, in one record; None refuses nothing."""
+        seen = refusal if refusal is not None else Refusal(rule)
+        version = loan.model.version if loan is not None else -1
+        return Verdict(
+            worker=gradient.worker,
+            ticket=gradient.ticket,
+            admitted=refusal is None,
+            rule=seen.rule,
+            value=seen.value,
+            low=seen.low,
+            high=seen.high,
+            version=version,
+            staleness=evidence.staleness if evidence is not None else -1,
+            growth=evidence.growth if evidence is not None else math.nan,
+            norm=evidence.norm if evidence is not None else math.nan,
+            declared=gradient.declared.growth if gradient.declared is not None else math.nan,
+            weight=weight,
+            updates=self.model.version,
+        )
+
+
+def _sealed(x: Vector) -> Vector:
+    """x, never to be written again: workers, memories and sockets hold references to it."""
+    x.flags.writeable = False
+    return x

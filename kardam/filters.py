@@ -1,0 +1,309 @@
+"""Which gradients may move the model, and how far: rules over evidence, and chains of rules, which
+are rules.
+
+A stage has two memories: it may learn from all that it *judges*, and from what is *admitted*. Never
+in here: vectors are not changed, the model is not known, and nothing that a worker says of itself
+decides.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from kardam.errors import UsageError
+from kardam.growth import Change, Evidence, Population, distance
+from kardam.messages import Refusal, Vector, WorkerId
+from kardam.spec import build, stages
+
+
+class Slowdown(NamedTuple):
+    """Between which shares of honest gradients a rule admits: without liars, and with f of them.
+
+    Assumes workers of equal rate whose growths do not depend on their speed (Kardam, theorem on the
+    slowdown).
+    """
+
+    without: float
+    low: float
+    high: float
+
+
+class Stage:
+    """One rule of a chain. This one admits everything as it is."""
+
+    # Whether it needs growth, hence a memory of the workers' answers.
+    compares = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it knows enough to judge. Until every stage does, the start-up rule moves the
+        model.
+        """
+        return True
+
+    def judge(self, evidence: Evidence) -> Refusal | None:
+        """None to admit. Shown every gradient once, in order, whatever other stages say."""
+        return None
+
+    def scale(self, evidence: Evidence) -> float:
+        """What an admitted gradient is multiplied by, in (0, 1]."""
+        return 1.0
+
+    def admit(self, evidence: Evidence) -> None:
+        """Told of each gradient that all stages admitted."""
+
+    def start(self, g: Vector, x: Vector) -> None:
+        """Told of each start-up update: traces of the median that moved the model, and of the model
+        it moved.
+        """
+
+    def slowdown(self) -> Slowdown | None:
+        """The share of honest work it admits, where theory knows one."""
+        return None
+
+
+class Chain(Stage):
+    """All of its stages, in order: refused if one refuses, scaled by all. An empty chain admits
+    everything.
+    """
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages = tuple(stages)
+        self.compares = any(stage.compares for stage in self.stages)
+
+    @property
+    def ready(self) -> bool:
+        return all(stage.ready for stage in self.stages)
+
+    def judge(self, evidence: Evidence) -> Refusal | None:
+        refusals = [stage.judge(evidence) for stage in self.stages]
+        return next((refusal for refusal in refusals if refusal is not None), None)
+
+    def scale(self, evidence: Evidence) -> float:
+        return math.prod(stage.scale(evidence) for stage in self.stages)
+
+    def admit(self, evidence: Evidence) -> None:
+        for stage in self.stages:
+            stage.admit(evidence)
+
+    def start(self, g: Vector, x: Vector) -> None:
+        for stage in self.stages:
+            stage.start(g, x)
+
+    def slowdown(self) -> Slowdown | None:
+        known = [bounds for stage in self.stages if (bounds := stage.slowdown()) is not None]
+        return known[0] if len(known) == 1 else None
+
+
+class Growth(Stage):
+    """The Lipschitz filter: a worker's growth against the latest of all n, its own new one
+    included.
+
+    With K_(k) the k-th smallest of the n, unknown ones counting as +inf:
+
+        upper       K_p <= K_(n-f)                 (Kardam, ICML 2018)
+        middle      K_(f+1) <= K_p <= K_(n-f)      (without the lowest and the highest f: the
+                                                    authors' own telling)
+        low, high   the ranks in (low n, high n]   (the knob itself)
+        relative    median/c <= K_p <= c median
+
+    K_p is ||g - g'|| / ||x - x'||^exponent. Exponent 1 is the Lipschitz coefficient of the paper;
+    with mini-batches its numerator is mostly noise, which no displacement changes, so it is large
+    for the fast and small for stragglers, liars or not. Exponent 0 would compare noise alone. In
+    between lies the Hoelder coefficient of a gradient that is noisy and curved, and 1/2 compares
+    workers whose speeds differ twentyfold as equals (bench/RESULTS.md).
+
+    A declared growth is checked beside it: another number for the same pair is `misdeclared`.
+    """
+
+    compares = True
+
+    def __init__(
+        self,
+        n: int,
+        f: int,
+        band: Literal["upper", "middle", "relative"] = "middle",
+        exponent: float = 1.0,
+        c: float | None = None,
+        low: float | None = None,
+        high: float | None = None,
+    ) -> None:
+        if not n > 3 * f:
+            raise ValueError(f"expected n > 3f, got n={n}, f={f}")
+        if not 0 <= exponent <= 1:
+            raise ValueError(f"expected 0 <= exponent <= 1, got {exponent}")
+        if (c is not None) != (band == "relative"):
+            raise ValueError("c=... and band=relative go together")
+        if c is not None and not c > 1:
+            raise ValueError(f"expected c > 1, got {c}")
+        first = 1 if band == "upper" else f + 1
+        last = n - f
+        if low is not None:
+            first = math.floor(round(low * n, 9)) + 1
+        if high is not None:
+            last = math.floor(round(high * n, 9))
+        if not 1 <= first <= last <= n:
+            raise ValueError(
+                "expected 0 <= low < high <= 1 with a worker in between,"
+                f" got low={low}, high={high}, n={n}"
+            )
+        self.n, self.f, self.c, self.exponent = n, f, c, exponent
+        self.first, self.last = first, last
+        self.growths = Population(n)
+
+    @property
+    def ready(self) -> bool:
+        return self.growths.known >= self.n - self.f
+
+    def bounds(self) -> tuple[float, float]:
+        """What is admitted now: low <= K_p <= high."""
+        if self.c is not None:
+            median = self.growths.median()
+            return median / self.c, median * self.c
+        low = 0.0 if self.first == 1 else self.growths.smallest(self.first)
+        return low, self.growths.smallest(self.last)
+
+    def judge(self, evidence: Evidence) -> Refusal | None:
+        change = evidence.change
+        if change is None:
+            return Refusal("unmeasured")
+        growth = change.difference / change.displacement**self.exponent
+        self.growths[evidence.worker] = growth
+        if (lie := _misdeclared(evidence, change)) is not None:
+            return lie
+        low, high = self.bounds()
+        return None if low <= growth <= high < math.inf else Refusal("growth", growth, low, high)
+
+    def slowdown(self) -> Slowdown | None:
+        if self.c is not None:
+            return None
+        n, f = self.n, self.f
+        kept = self.last - self.first + 1
+        return Slowdown(kept / n, max(kept - f, 0) / (n - f), min(kept / (n - f), 1.0))
+
+
+def _misdeclared(evidence: Evidence, change: Change) -> Refusal | None:
+    """A refusal where the worker declared another growth for the very pair that was measured."""
+    declared = evidence.declared
+    if declared is None or declared.since != change.since or not change.growth < math.inf:
+        return None
+    slack = evidence.tolerance * change.growth
+    low, high = change.growth - slack, change.growth + slack
+    if low <= declared.growth <= high:
+        return None
+    return Refusal("misdeclared", declared.growth, low, high)
+
+
+class Frequency(Stage):
+    """No worker owns two of any 2f+1 consecutive admitted gradients.
+
+    Kardam's frequency filter in its equivalent form: among the 2f+1, any f workers appear at most f
+    times.
+    """
+
+    def __init__(self, f: int) -> None:
+        self.f = f
+        self._owners: deque[WorkerId] = deque(maxlen=2 * f)
+
+    def judge(self, evidence: Evidence) -> Refusal | None:
+        owned = self._owners.count(evidence.worker)
+        return Refusal("frequency", owned, 0, 0) if owned else None
+
+    def admit(self, evidence: Evidence) -> None:
+        self._owners.append(evidence.worker)
+
+
+class Clip(Stage):
+    """Scale an admitted gradient down to the median of all workers' latest norms.
+
+    Beyond the paper: a growth test cannot see that a vector is ten times too long. The median of n
+    > 2f numbers lies between honest ones.
+    """
+
+    def __init__(self, n: int, f: int) -> None:
+        self.n, self.f = n, f
+        self.norms = Population(n)
+
+    @property
+    def ready(self) -> bool:
+        return self.norms.known >= self.n - self.f
+
+    def judge(self, evidence: Evidence) -> Refusal | None:
+        self.norms[evidence.worker] = evidence.norm
+        return None
+
+    def scale(self, evidence: Evidence) -> float:
+        bound = self.norms.median()
+        return 1.0 if evidence.norm <= bound else bound / evidence.norm
+
+
+class ServerGrowth(Stage):
+    """The server-side coefficient of the paper's text, kept as an exhibit: it freezes, unattacked,
+    after a few updates.
+
+        ||g - g_prv|| / ||x_t - x_prv||  <=  K_(n-f)
+
+    g_prv is the gradient that last moved the model, x_prv the model it moved. The left side has one
+    step below the line, the right side the n steps between two answers of one worker, and above the
+    line both are mostly noise.
+    """
+
+    compares = True
+
+    def __init__(self, n: int, f: int) -> None:
+        self.n, self.f = n, f
+        self.growths = Population(n)
+        self._previous: tuple[Vector, Vector] | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self._previous is not None and self.growths.known >= self.n - self.f
+
+    def judge(self, evidence: Evidence) -> Refusal | None:
+        if evidence.change is not None:
+            self.growths[evidence.worker] = evidence.change.growth
+        if self._previous is None:
+            return Refusal("unmeasured")
+        g, x = self._previous
+        moved = distance(evidence.now, x)
+        growth = distance(evidence.g, g) / moved if moved > 0 else math.inf
+        high = self.growths.smallest(self.n - self.f)
+        return None if growth <= high < math.inf else Refusal("server_growth", growth, 0.0, high)
+
+    def admit(self, evidence: Evidence) -> None:
+        self._previous = evidence.g, evidence.now
+
+    def start(self, g: Vector, x: Vector) -> None:
+        self._previous = g, x
+
+
+STAGES: Mapping[str, Callable[..., Stage]] = {
+    "growth": Growth,
+    "frequency": Frequency,
+    "clip": Clip,
+    "server_growth": ServerGrowth,
+}
+
+
+def tolerated(n: int) -> int:
+    """The most Byzantine workers that n bear: the largest f with n > 3f."""
+    return (n - 1) // 3
+
+
+def chain(text: str, n: int, f: int, knob: str = "--filter") -> Chain:
+    """`growth:band=middle+clip` as a rule. `none`, and any chain at f = 0, is the identity.
+
+    Raises UsageError unless n > 3f >= 0, and for names and keys that are not there.
+    """
+    if not n > 3 * f >= 0:
+        raise UsageError(
+            f"expected n > 3f, got n={n}, f={f}: give --workers more or --f at most {tolerated(n)}"
+        )
+    parts = stages(text)
+    if not parts:
+        raise UsageError(f"{knob} is empty; 'none' is no filter")
+    if parts == ["none"]:
+        return Chain([])
+    built = [build(part, STAGES, knob, n=n, f=f) for part in parts]
+    return Chain(built if f > 0 else [])

@@ -1,0 +1,174 @@
+"""What the server remembers of each worker, so that growth can be measured. No rule in here:
+nothing is refused.
+
+The growth of worker p is its empirical Lipschitz coefficient (Kardam, section 3, in the authors'
+own reading):
+
+    K_p = ||g - g'|| / ||x_l - x_l'||
+
+' marking the same worker's latest answer on another version. Raw gradients on both sides. The
+worker computes the same number with the same code; what counts is the server's.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from sortedcontainers import SortedList
+
+from kardam.messages import Declared, Vector, WorkerId
+
+
+class Lens(Protocol):
+    """How a vector is remembered. Linear: the trace of a difference is the difference of traces."""
+
+    # How far an honest declared growth may lie from the measured one, as a share of the larger.
+    tolerance: float
+
+    def look(self, v: Vector) -> Vector:
+        """The trace of v, of which the memory keeps a reference: v must not be written again."""
+
+
+class Exact:
+    """The vector itself: O(d) a worker, and no error but rounding."""
+
+    # Both ends subtract the same float32 numbers; only the order of the sums differs (1e-7 a term).
+    tolerance = 0.01
+
+    def look(self, v: Vector) -> Vector:
+        return v
+
+
+def norm(v: Vector) -> float:
+    """||v||, Euclidean. Infinite where the squares leave float32: such a vector is no gradient."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.sqrt(square) if (square := float(np.dot(v, v))) >= 0 else math.inf
+
+
+def distance(a: Vector, b: Vector) -> float:
+    """||a - b||; infinite on overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return norm(a - b)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """From a worker's earlier answer (the one with ticket `since`) to its newest: ||g - g'|| and
+    ||x - x'|| > 0.
+    """
+
+    since: int
+    difference: float
+    displacement: float
+
+    @property
+    def growth(self) -> float:
+        """K = ||g - g'|| / ||x - x'||, infinite where the difference left float32."""
+        return self.difference / self.displacement
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answer:
+    ticket: int
+    version: int
+    g: Vector
+    x: Vector
+
+
+class History:
+    """The answers of one worker that the next change is measured from: two, whatever comes.
+
+    The latest, and the latest on another version than that: a worker that is served the same model
+    again and again keeps its pair, since a zero displacement measures nothing.
+    """
+
+    def __init__(self) -> None:
+        self._latest: _Answer | None = None
+        self._earlier: _Answer | None = None
+
+    def add(self, ticket: int, version: int, g: Vector, x: Vector) -> Change | None:
+        """Remember an answer (traces of g and of x_l); the change it makes, or None while there is
+        no usable pair.
+        """
+        if self._latest is not None and self._latest.version != version:
+            self._earlier = self._latest
+        self._latest = _Answer(ticket, version, g, x)
+        if self._earlier is None:
+            return None
+        displacement = distance(x, self._earlier.x)
+        if not 0 < displacement < math.inf:
+            return None
+        return Change(self._earlier.ticket, distance(g, self._earlier.g), displacement)
+
+
+class Population:
+    """The latest number of each of n workers, in order.
+
+    One that is unknown, NaN or infinite counts as +inf, so that it is the largest and leaks into no
+    other rank. Setting and asking cost O(log n).
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._latest: dict[WorkerId, float] = {}
+        self._sorted: SortedList = SortedList()
+
+    def __setitem__(self, worker: WorkerId, value: float) -> None:
+        if worker in self._latest:
+            self._sorted.remove(self._latest.pop(worker))
+        if math.isfinite(value):
+            self._latest[worker] = value
+            self._sorted.add(value)
+
+    def __getitem__(self, worker: WorkerId) -> float:
+        return self._latest.get(worker, math.inf)
+
+    @property
+    def known(self) -> int:
+        """How many of the n are finite."""
+        return len(self._latest)
+
+    def smallest(self, k: int) -> float:
+        """The k-th smallest of the n, k from 1 to n. An order statistic, never interpolated: a lie
+        cannot leak.
+        """
+        if not 1 <= k <= self.n:
+            raise ValueError(f"expected 1 <= k <= {self.n}, got k={k}")
+        return float(self._sorted[k - 1]) if k <= self.known else math.inf
+
+    def median(self) -> float:
+        """The lower median of the n."""
+        return self.smallest((self.n + 1) // 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What the server itself measured of one gradient: all that a rule may go by.
+
+    `g`, `x` and `now` are traces (see Lens) of the gradient, of the model it was computed on, and
+    of the current one.
+    """
+
+    worker: WorkerId
+    staleness: int
+    norm: float
+    change: Change | None
+    declared: Declared | None
+    g: Vector
+    x: Vector
+    now: Vector
+    tolerance: float
+
+    @property
+    def growth(self) -> float:
+        """K_p, +inf while there is no pair to measure it from."""
+        return self.change.growth if self.change is not None else math.inf
+
+    @cached_property
+    def drift(self) -> float:
+        """||x_t - x_l||: how far the model has moved since the worker was given it. O(d), so only
+        on demand.
+        """
+        return distance(self.now, self.x) if self.staleness > 0 else 0.0

@@ -1,0 +1,288 @@
+"""A peer's half of the protocol, as a state machine: the twin of sessions.
+
+What was asked for and is still to come, over any number of reconnections. It owns no socket, no
+thread, no clock; the shell (client) gives it words, seconds and chance.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kardam import __version__
+from kardam.messages import (
+    Again,
+    Beat,
+    Books,
+    Bye,
+    Denied,
+    Down,
+    Gradient,
+    Grant,
+    Halt,
+    Hello,
+    Judged,
+    Lent,
+    Manifest,
+    Model,
+    Part,
+    Pull,
+    Push,
+    Query,
+    Report,
+    Role,
+    State,
+    Up,
+    Vector,
+    Welcome,
+)
+from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_manifest
+
+# Seconds. Ten beats without an answer, and the line is taken for dead; a request that is not
+# answered for so long, though the server beats, is asked again.
+SILENT = 10.0
+FORGOTTEN = 60.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Say:
+    """To do: send this to the server."""
+
+    message: Up
+    body: Bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """To do: close the socket, wait (with back-off), open another, and call `connected`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Welcomed:
+    """News: the server took us. `anew`: it knows nothing of what went before."""
+
+    terms: Welcome
+    manifest: Manifest
+    anew: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lease:
+    """News: a model to answer, under this ticket (0 for an evaluator, who answers nothing)."""
+
+    ticket: int
+    model: Model
+
+
+News = Welcomed | Lease | Judged | Books | Denied | Halt
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tell:
+    """To do: tell the owner."""
+
+    news: News
+    body: Bytes = b""
+
+
+Action = Say | Reconnect | Tell
+
+
+@dataclass(slots=True, eq=False)
+class _Assembly:
+    """A model on its way down."""
+
+    lent: Lent
+    buffer: Vector
+    received: int = 0
+
+
+class Link:
+    """One peer's conversation. At most one request is open at a time: a pull, a push, or a query.
+
+    Every method takes the second `now` and returns what to do, in order.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        token: str,
+        jitter: Callable[[], float],
+        label: str = "",
+        byzantine: bool = False,
+    ) -> None:
+        self._hello = Hello(PROTOCOL, __version__, role, token, label, byzantine, holds=())
+        # A factor around 1, so that a thousand workers do not beat as one.
+        self._jitter = jitter
+        self.terms: Welcome | None = None
+        self.state: State = "idle"
+        self._manifest: Manifest | None = None
+        self._heard = self._beat_at = 0.0
+        self._request: Pull | Push | Query | None = None
+        self._asked = 0.0
+        self._gradient: Bytes = b""
+        self._credit = False
+        self._assembly: _Assembly | None = None
+        self._model: Model | None = None
+        self._held: list[int] = []
+
+    # --- what the owner wants ---
+
+    def pull(self, now: float) -> list[Action]:
+        """Ask for the newest model; a Lease will tell."""
+        return self._ask(Pull(self._model.version if self._model else -1), now, "pulling")
+
+    def push(self, gradient: Gradient, now: float) -> list[Action]:
+        """Answer a lease; a Judged will tell."""
+        declared = gradient.declared
+        self._gradient = gradient.g.data.cast("B")
+        push = Push(
+            ticket=gradient.ticket,
+            growth=declared.growth if declared else None,
+            since=declared.since if declared else None,
+            loss=gradient.loss,
+            examples=gradient.examples,
+        )
+        return self._ask(push, now, "pushing")
+
+    def query(self, now: float) -> list[Action]:
+        """Ask for the books."""
+        return self._ask(Query(), now, "idle")
+
+    def report(self, version: int, loss: float, accuracy: float) -> list[Action]:
+        """Tell what was found of a version; nobody answers."""
+        return [Say(Report(version, loss, accuracy))]
+
+    def bye(self) -> list[Action]:
+        """Leave, for good."""
+        return [Say(Bye())]
+
+    def _ask(self, request: Pull | Push | Query, now: float, state: State) -> list[Action]:
+        self._request, self._asked, self.state = request, now, state
+        return self._say_request() if self.terms is not None else []
+
+    def _say_request(self) -> list[Action]:
+        request = self._request
+        if isinstance(request, Push) and self._credit:
+            self._credit = False
+            return [Say(request, self._gradient)]
+        return [Say(request)] if request is not None else []
+
+    # --- what happens ---
+
+    def connected(self, now: float) -> list[Action]:
+        """There is a (new) socket: say hello."""
+        self._heard = self._asked = now
+        self._beat_at = now + self._jitter()
+        self._assembly = None
+        self._credit = False
+        return [Say(replace(self._hello, holds=tuple(self._held)))]
+
+    def tick(self, now: float) -> list[Action]:
+        """Time has passed."""
+        if now - self._heard > SILENT:
+            return [Reconnect()]
+        if self.terms is not None and self._request and now - self._asked > FORGOTTEN:
+            return self.connected(now)
+        if self.terms is not None and now >= self._beat_at:
+            self._beat_at = now + self.terms.beat * self._jitter()
+            return [Say(Beat(self.state))]
+        return []
+
+    def receive(self, message: Down, body: Bytes, now: float) -> list[Action]:
+        """The server said this. Raises ProtocolError where it makes no sense."""
+        self._heard = now
+        match message:
+            case Welcome():
+                return self._welcome(message, body, now)
+            case Again():
+                return self.connected(now)
+            case Lent():
+                return self._lent(message)
+            case Part():
+                return self._part(message, body)
+            case Grant():
+                return self._granted(message)
+            case Judged():
+                return self._judged(message)
+            case Books():
+                self._request = None
+                return [Tell(message, body)]
+            case Denied() | Halt():
+                return [Tell(message)]
+            case Beat():
+                return []
+            case _:
+                raise ProtocolError(f"a {type(message).__name__} to nobody's question")
+
+    def _welcome(self, welcome: Welcome, body: Bytes, now: float) -> list[Action]:
+        anew = self.terms is None or self.terms.epoch != welcome.epoch
+        actions: list[Action] = []
+        if anew:
+            self._manifest = decode_manifest(body)
+            self._model, self._held = None, []
+        self.terms = welcome
+        manifest = self._manifest
+        assert manifest is not None  # decoded at the first welcome
+        actions.append(Tell(Welcomed(welcome, manifest, anew)))
+        self._asked = now
+        if anew and isinstance(self._request, Push):
+            # The server that lent this model is no more: nobody would know what it answers.
+            lost = Judged(self._request.ticket, False, "restarted", 0, False)
+            return [*actions, *self._judged(lost)]
+        if isinstance(self._request, Pull):
+            self._request = Pull(self._model.version if self._model else -1)
+        return actions + self._say_request()
+
+    def _lent(self, lent: Lent) -> list[Action]:
+        if not isinstance(self._request, Pull) or self._manifest is None:
+            raise ProtocolError("a model that nobody asked for")
+        if lent.parts > 0:
+            self._assembly = _Assembly(lent, np.empty(self._manifest.d, np.float32))
+            return []
+        if self._model is None or self._model.version != lent.version:
+            raise ProtocolError(f"version {lent.version} was not sent")
+        return self._leased(lent.ticket, self._model)
+
+    def _part(self, part: Part, body: Bytes) -> list[Action]:
+        assembly = self._assembly
+        if assembly is None or part.ticket != assembly.lent.ticket:
+            raise ProtocolError("a part of nothing")
+        place = assembly.buffer.data.cast("B")
+        end = assembly.received + len(body)
+        if end > len(place):
+            raise ProtocolError(f"{end} bytes of a model of {len(place)}")
+        place[assembly.received : end] = body
+        assembly.received = end
+        if end < len(place):
+            return []
+        self._assembly = None
+        assembly.buffer.flags.writeable = False
+        self._model = Model(assembly.lent.version, assembly.buffer)
+        return self._leased(assembly.lent.ticket, self._model)
+
+    def _leased(self, ticket: int, model: Model) -> list[Action]:
+        self._request = None
+        self.state = "computing"
+        if self._hello.role == "worker":
+            self._held.append(ticket)
+        return [Tell(Lease(ticket, model))]
+
+    def _granted(self, grant: Grant) -> list[Action]:
+        if not isinstance(self._request, Push) or grant.ticket != self._request.ticket:
+            return []
+        assert self.terms is not None  # a push is said after the welcome
+        chunk = self.terms.chunk
+        return [
+            Say(Part(grant.ticket, index), self._gradient[at : at + chunk])
+            for index, at in enumerate(range(0, len(self._gradient), chunk))
+        ]
+
+    def _judged(self, judged: Judged) -> list[Action]:
+        self._credit = judged.credit
+        if not isinstance(self._request, Push) or judged.ticket != self._request.ticket:
+            return []
+        self._held = [ticket for ticket in self._held if ticket > judged.ticket]
+        self._request, self._gradient = None, b""
+        self.state = "idle"
+        return [Tell(judged)]

@@ -1,0 +1,223 @@
+"""Messages to frames, and the frames of an adversary to messages or ProtocolError: nothing else.
+
+A message is one header frame, a small msgpack map, and at most one body frame of raw bytes. Never
+in here: what a message means, or a socket.
+"""
+
+import math
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgpack
+
+from kardam.messages import (
+    Books,
+    Down,
+    Enrol,
+    Hello,
+    Manifest,
+    Message,
+    Part,
+    Push,
+    Up,
+    Welcome,
+    Within,
+)
+
+# Raised by one with every change of what travels.
+PROTOCOL = 1
+
+# One message a chunk. Between 1 and 4 MiB heartbeats still pass between two of them on a slow link,
+# and the encryption of one overlaps with the sending of another.
+CHUNK_BYTES = 2**20
+
+# The longest header we write is a Halt of 512 characters of four bytes.
+HEADER_BYTES_MAX = 4096
+
+# A manifest of ten thousand tensors with long names; a page of books for a thousand workers.
+DOCUMENT_BYTES_MAX = 2**22
+
+Bytes = bytes | memoryview
+
+
+class ProtocolError(Exception):
+    """A peer sent what is no message. Says what was expected, and what came."""
+
+
+class VersionMismatch(ProtocolError):
+    """A peer speaks another version; it deserves an answer, which is why this has a name."""
+
+    def __init__(self, theirs: object) -> None:
+        self.theirs = theirs
+        super().__init__(f"expected protocol {PROTOCOL}, got {theirs!r}")
+
+
+# --- frames ---
+
+_BODY_BYTES_MAX: dict[type, int] = {
+    Part: CHUNK_BYTES,
+    Push: CHUNK_BYTES,
+    Welcome: DOCUMENT_BYTES_MAX,
+    Books: DOCUMENT_BYTES_MAX,
+}
+
+
+def encode(message: Message, body: Bytes = b"") -> list[Bytes]:
+    """The frames of a message: its header, and its body where it has one."""
+    fields = {field: getattr(message, field) for field in _CHECKS[type(message)]}
+    header = msgpack.packb({"kind": _name(type(message)), **fields})
+    return [header, body] if len(body) else [header]
+
+
+def decode_up(frames: Sequence[Bytes]) -> tuple[Up, Bytes]:
+    """What a peer sent to the server: a message and its body (empty where it has none)."""
+    return typing.cast("tuple[Up, Bytes]", _decode(frames, _UP))
+
+
+def decode_down(frames: Sequence[Bytes]) -> tuple[Down, Bytes]:
+    """What the server sent to a peer."""
+    return typing.cast("tuple[Down, Bytes]", _decode(frames, _DOWN))
+
+
+def _decode(frames: Sequence[Bytes], kinds: dict[str, type]) -> tuple[Any, Bytes]:
+    # Count, then size, then form, then meaning: nothing is read that the step before forbids.
+    if not 1 <= len(frames) <= 2:
+        raise ProtocolError(f"expected 1 or 2 frames, got {len(frames)}")
+    header, body = frames[0], frames[1] if len(frames) == 2 else b""
+    if len(header) > HEADER_BYTES_MAX:
+        raise ProtocolError(f"header of {len(header)} bytes, expected at most {HEADER_BYTES_MAX}")
+    fields = unpack(header)
+    if type(fields) is not dict:
+        raise ProtocolError(f"expected a map, got {type(fields).__name__}")
+    name = fields.pop("kind", None)
+    kind = kinds.get(name) if type(name) is str else None
+    if kind is None:
+        raise ProtocolError(f"unknown kind {str(name)[:32]!r}")
+    if kind in (Hello, Enrol) and fields.get("protocol") != PROTOCOL:
+        raise VersionMismatch(fields.get("protocol"))
+    if len(body) > _BODY_BYTES_MAX.get(kind, 0):
+        most = _BODY_BYTES_MAX.get(kind, 0)
+        raise ProtocolError(f"{name}: body of {len(body)} bytes, expected at most {most}")
+    checks = _CHECKS[kind]
+    if fields.keys() != checks.keys():
+        raise ProtocolError(f"{name}: fields {sorted(fields)[:8]}, expected {sorted(checks)}")
+    try:
+        return kind(**{field: check(fields[field]) for field, check in checks.items()}), body
+    except _Wrong as wrong:
+        raise ProtocolError(f"{name}: {wrong}") from None
+
+
+def unpack(data: Bytes) -> Any:
+    """msgpack, with every length bounded. Raises ProtocolError."""
+    try:
+        return msgpack.unpackb(
+            data,
+            strict_map_key=True,
+            max_str_len=2048,
+            max_bin_len=0,
+            max_array_len=2**14,
+            max_map_len=32,
+            max_ext_len=0,
+        )
+    # ValueError covers nearly all; the others were met by fuzzing, or are documented.
+    except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"expected msgpack, got {type(error).__name__}") from None
+
+
+# --- manifests ---
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """[[name, [dim, ...]], ...]"""
+    return typing.cast("bytes", msgpack.packb([[n, list(s)] for n, s in manifest.tensors]))
+
+
+def decode_manifest(body: Bytes) -> Manifest:
+    """The inverse. Raises ProtocolError."""
+    tensors = unpack(body)
+    if type(tensors) is not list:
+        raise ProtocolError("expected a list of tensors")
+    for tensor in tensors:
+        match tensor:
+            case [str(), [*dims]] if all(type(dim) is int and 0 <= dim < 2**40 for dim in dims):
+                continue
+        raise ProtocolError(f"expected [name, [dim, ...]], got {str(tensor)[:64]}")
+    return Manifest(tuple((name, tuple(dims)) for name, dims in tensors))
+
+
+# --- checks, made from the annotations of the messages ---
+
+Check = Callable[[Any], Any]
+
+
+class _Wrong(Exception):
+    """A field that is not what its annotation says."""
+
+
+def _check(field: str, hint: Any) -> Check:
+    within = None
+    if typing.get_origin(hint) is typing.Annotated:
+        hint, within = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return _one_of(field, typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        (some,) = (arm for arm in typing.get_args(hint) if arm is not types.NoneType)
+        check = _check(field, some)
+        return lambda value: None if value is None else check(value)
+    if origin is tuple:
+        item = _check(field, typing.get_args(hint)[0])
+        return _items(field, item, within or Within(0, math.inf))
+    return _exactly(field, hint, within)
+
+
+def _one_of(field: str, allowed: tuple[str, ...]) -> Check:
+    def check(value: Any) -> Any:
+        if type(value) is not str or value not in allowed:
+            raise _Wrong(f"{field} is {str(value)[:32]!r}, expected one of {allowed}")
+        return value
+
+    return check
+
+
+def _items(field: str, item: Check, within: Within) -> Check:
+    def check(value: Any) -> Any:
+        if type(value) is not list or not within.low <= len(value) <= within.high:
+            raise _Wrong(f"{field}: expected a list of at most {within.high} items")
+        return tuple(map(item, value))
+
+    return check
+
+
+def _exactly(field: str, kind: type, within: Within | None) -> Check:
+    size: Callable[[Any], float] = len if kind is str else float
+
+    def check(value: Any) -> Any:
+        # Not isinstance: True is an int, and a peer must not choose.
+        if type(value) is not kind:
+            raise _Wrong(f"{field} is a {type(value).__name__}, expected {kind.__name__}")
+        if within is not None and not within.low <= size(value) <= within.high:
+            raise _Wrong(f"{field} is outside [{within.low}, {within.high}]")
+        return value
+
+    return check
+
+
+def _name(kind: type) -> str:
+    return kind.__name__.lower()
+
+
+def _kinds(union: Any) -> dict[str, type]:
+    return {_name(kind): kind for kind in typing.get_args(union)}
+
+
+_UP, _DOWN = _kinds(Up), _kinds(Down)
+_CHECKS: dict[type, dict[str, Check]] = {
+    kind: {
+        field: _check(field, hint)
+        for field, hint in typing.get_type_hints(kind, include_extras=True).items()
+    }
+    for kind in {*_UP.values(), *_DOWN.values()}
+}

@@ -1,0 +1,235 @@
+"""A ROUTER socket around Sessions and Descent, on the event loop: `async with serve(...)`.
+
+It moves bytes and tells the time. What is said is the sessions', what is admitted the descent's.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import zmq
+
+from kardam.client import KEEPALIVE
+from kardam.errors import Unreachable
+from kardam.messages import Verdict
+from kardam.protocol import (
+    CHUNK_BYTES,
+    HEADER_BYTES_MAX,
+    Bytes,
+    ProtocolError,
+    VersionMismatch,
+    decode_up,
+    encode,
+)
+from kardam.sessions import Effect, Judge, Peer, Send, Sessions
+
+log = logging.getLogger(__name__)
+
+# Is told of every verdict.
+Observe = Callable[[Verdict], None]
+
+# Seconds between looks at the clock: for deadlines, and for a socket that should have woken us.
+TICK = 0.2
+
+# Messages in one go, before other tasks have their turn.
+BUDGET = 64
+
+# A peer for whom so many messages wait here does not read; what waits is thrown away.
+BACKLOG_MAX = 1024
+
+# Messages of one peer that may wait inside ZeroMQ, each way.
+HIGH_WATER = 64
+
+# After the routing id. Further frames are read, since they came, and thrown away.
+FRAMES_MAX = 2
+
+# The last words may take so long, in milliseconds; uploads under way at the end, in seconds.
+LINGER_MS = 1000
+DRAIN_SECONDS = 5.0
+
+
+class Router:
+    """A ROUTER socket that never blocks, and calls `deliver(peer, frames)` for what comes.
+
+    ZeroMQ's descriptor is edge-triggered: it may stay silent while messages wait. So the socket's
+    own state is asked again after every read and write, and at every `look`.
+    """
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], deliver: Callable[[Peer, list[memoryview]], None]
+    ) -> None:
+        self._socket = socket
+        self._deliver = deliver
+        self._backlog: dict[Peer, deque[Sequence[Bytes]]] = {}
+
+    def send(self, peer: Peer, frames: Sequence[Bytes]) -> None:
+        """Now, or as soon as the peer has room, in order; not at all where it is gone."""
+        waiting = self._backlog.get(peer)
+        if waiting is not None:
+            waiting.append(frames)
+            if len(waiting) > BACKLOG_MAX:
+                log.warning("a peer does not read: %d messages to it are dropped", len(waiting))
+                del self._backlog[peer]
+        elif not self._try(peer, frames):
+            self._backlog[peer] = deque([frames])
+
+    def look(self) -> bool:
+        """Read up to BUDGET messages, write what waits; whether there is more to read."""
+        for _ in range(BUDGET):
+            message = self._receive()
+            if message is None:
+                break
+            self._deliver(*message)
+        for peer in list(self._backlog):
+            self._retry(peer)
+        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+    def _receive(self) -> tuple[Peer, list[memoryview]] | None:
+        try:
+            frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return None
+        peer = frame.bytes
+        frames: list[memoryview] = []
+        while frame.more:
+            frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+            if len(frames) <= FRAMES_MAX:
+                frames.append(frame.buffer)
+        return peer, frames
+
+    def _retry(self, peer: Peer) -> None:
+        waiting = self._backlog[peer]
+        while waiting and self._try(peer, waiting[0]):
+            waiting.popleft()
+        if not waiting:
+            del self._backlog[peer]
+
+    def _try(self, peer: Peer, frames: Sequence[Bytes]) -> bool:
+        """Whether the message is off our hands: sent, or for nobody."""
+        try:
+            self._socket.send_multipart([peer, *frames], zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+        return True
+
+
+class Server:
+    """What is running inside a `serve` block."""
+
+    def __init__(
+        self, sessions: Sessions, socket: zmq.Socket[bytes], endpoint: str, observe: Observe
+    ) -> None:
+        self.sessions = sessions
+        self.endpoint = endpoint
+        self._observe = observe
+        self._router = Router(socket, self._deliver)
+        self._descriptor = int(socket.get(zmq.FD))
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._drained = asyncio.Event()
+        self._crashed: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def now(self) -> float:
+        """Seconds since the start."""
+        return self._loop.time() - self._began
+
+    async def drain(self) -> None:
+        """Lend nothing more, and wait for uploads under way, DRAIN_SECONDS at most."""
+        self.sessions.drain()
+        self._do([])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._drained.wait()
+
+    # --- inside the block ---
+
+    async def _run(self) -> None:
+        """Look at the socket when it calls, and at the clock now and then; raises what crashed."""
+        self._loop.add_reader(self._descriptor, self._look)
+        try:
+            self._look()
+            while not self._crashed.done():
+                await asyncio.wait({self._crashed}, timeout=TICK)
+                self._do(self.sessions.tick(self.now))
+                self._look()
+            self._crashed.result()
+        finally:
+            self._loop.remove_reader(self._descriptor)
+
+    def _look(self) -> None:
+        if self._crashed.done():
+            return
+        try:
+            if self._router.look():
+                self._loop.call_soon(self._look)
+        except Exception as error:
+            self._crashed.set_exception(error)
+
+    def _deliver(self, peer: Peer, frames: list[memoryview]) -> None:
+        try:
+            message, body = decode_up(frames)
+        except VersionMismatch as mismatch:
+            self._do(self.sessions.mismatched(peer, str(mismatch)))
+        except ProtocolError as error:
+            log.debug("%s sent what is no message: %s", peer.hex(), error)
+            self._do(self.sessions.violated())
+        else:
+            self._do(self.sessions.receive(peer, message, body, self.now))
+
+    def _do(self, effects: list[Effect]) -> None:
+        pending = deque(effects)
+        while pending:
+            match pending.popleft():
+                case Send(peer=peer, message=message, body=body):
+                    self._router.send(peer, encode(message, body))
+                case Judge(gradient=gradient):
+                    verdict = self.sessions.descent.receive(gradient)
+                    pending.extend(self.sessions.judged(verdict, self.now))
+                    self._observe(verdict)
+        if self.sessions.drained:
+            self._drained.set()
+
+    def _halt(self, reason: str) -> None:
+        self._do(self.sessions.halt(reason))
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    sessions: Sessions, bind: str, observe: Observe = lambda verdict: None
+) -> AsyncIterator[Server]:
+    """Serve for as long as the block runs: ready inside, gone after; a crash comes out of it.
+
+    `bind` is an endpoint like tcp://127.0.0.1:0, 0 for any free port. Raises Unreachable where the
+    port is taken or the address is not ours.
+    """
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        socket.set(zmq.ROUTER_MANDATORY, 1)
+        socket.set(zmq.SNDHWM, HIGH_WATER)
+        socket.set(zmq.RCVHWM, HIGH_WATER)
+        socket.set(zmq.MAXMSGSIZE, CHUNK_BYTES + HEADER_BYTES_MAX)
+        socket.set(zmq.LINGER, LINGER_MS)
+        for option, value in KEEPALIVE.items():
+            socket.set(option, value)
+        try:
+            socket.bind(bind)
+        except zmq.ZMQError as error:
+            free = "tcp://127.0.0.1:0 takes any free port"
+            raise Unreachable(f"--bind {bind}: {error.strerror}; {free}") from error
+        server = Server(sessions, socket, socket.get_string(zmq.LAST_ENDPOINT), observe)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = tasks.create_task(server._run())
+                yield server
+                server._halt("the run is over")
+                running.cancel()
+        except BaseExceptionGroup as group:
+            # The block's own error, or the crash that ended it, as itself.
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from None
+            raise

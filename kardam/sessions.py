@@ -1,0 +1,431 @@
+"""The server's half of the protocol, as a state machine: what a peer said and when, to what to do.
+
+Who is connected, which uploads are open, which bytes are reserved, who is missing. It owns no
+socket and reads no clock; it knows the algorithm only as loans and verdicts.
+"""
+
+import json
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kardam import __version__
+from kardam.descent import Descent
+from kardam.keys import Tokens
+from kardam.messages import (
+    Again,
+    Beat,
+    Books,
+    Bye,
+    Declared,
+    Denied,
+    Down,
+    Enrol,
+    Enrolled,
+    Gradient,
+    Grant,
+    Halt,
+    Hello,
+    Judged,
+    Lent,
+    Manifest,
+    Part,
+    Pull,
+    Push,
+    Query,
+    Report,
+    Role,
+    State,
+    Up,
+    Vector,
+    Verdict,
+    Welcome,
+    WorkerId,
+)
+from kardam.protocol import CHUNK_BYTES, Bytes, encode_manifest
+from kardam.stats import Stats
+
+# What the socket calls a peer; random at each connection, and nobody's identity.
+Peer = bytes
+
+# Seconds. Workers beat once a second from a thread of their own, so three beats lost is news, and
+# half a minute outlasts a reconnection with back-off.
+BEAT = 1.0
+MISSING = 3.5
+GONE = 30.0
+
+# A granted upload has this long, and a second more for so many bytes: a slow line, not a dead one.
+UPLOAD_SECONDS = 30.0
+UPLOAD_BYTES_A_SECOND = 100_000
+
+# Reserved for uploads in flight: so many models' worth, or this many bytes where models are small.
+BUDGET_MODELS = 4
+BUDGET_BYTES = 2**26
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a server tells its workers; `quorum` of them must be there for models to go out."""
+
+    manifest: Manifest
+    epoch: str
+    seed: int
+    task: str
+    quorum: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Send:
+    """To do: send this message to this peer."""
+
+    peer: Peer
+    message: Down
+    body: Bytes = b""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judge:
+    """To do: have this gradient judged, and tell `Sessions.judged` the verdict."""
+
+    gradient: Gradient
+
+
+Effect = Send | Judge
+
+
+@dataclass(slots=True, eq=False)
+class Upload:
+    """A gradient that is asked for (no buffer yet) or under way."""
+
+    push: Push
+    buffer: Vector | None = None
+    received: int = 0
+    deadline: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One peer that said Hello and was welcome."""
+
+    peer: Peer
+    role: Role
+    worker: WorkerId
+    heard: float
+    state: State = "idle"
+    upload: Upload | None = None
+    # Bytes that it may send at any moment without another word from us: a credit, or a grant.
+    reserved: int = 0
+
+
+class Sessions:
+    """All peers of one server. Every method takes the second `now` and returns what to do, in
+    order.
+    """
+
+    def __init__(self, descent: Descent, stats: Stats, tokens: Tokens, terms: Terms) -> None:
+        self.descent = descent
+        self.stats = stats
+        self.tokens = tokens
+        self.terms = terms
+        self.draining = False
+        self._sessions: dict[Peer, Session] = {}
+        self._workers: dict[WorkerId, Session] = {}
+        # Why a worker that has no session has none, and since when.
+        self._absent: dict[WorkerId, tuple[str, float]] = {}
+        self._asking: deque[Session] = deque()
+        self._waiting: dict[WorkerId, Pull] = {}
+        self._manifest = encode_manifest(terms.manifest)
+        self._nbytes = descent.model.x.nbytes
+        self._reserved = 0
+        self._budget = max(BUDGET_MODELS * self._nbytes, BUDGET_BYTES)
+
+    # --- events ---
+
+    def receive(self, peer: Peer, message: Up, body: Bytes, now: float) -> list[Effect]:
+        """A peer said this."""
+        if isinstance(message, Hello):
+            return self._hello(peer, message, now)
+        if isinstance(message, Enrol):
+            return self._enrol(peer, message, now)
+        session = self._sessions.get(peer)
+        if session is None:
+            return [Send(peer, Again())]
+        session.heard = now
+        match message:
+            case Beat():
+                session.state = message.state
+                return [Send(peer, Beat("idle"))]
+            case Bye():
+                self._drop(session, "left", now)
+                return self._grant(now)
+            case Pull() if session.role == "worker":
+                return self._pull(session, message, now)
+            case Push() if session.role == "worker":
+                return self._push(session, message, body, now)
+            case Part() if session.role == "worker":
+                return self._part(session, message, body, now)
+            case Pull() if session.role == "evaluator":
+                return self._model(session.peer, 0, message.have, now)
+            case Report() if session.role == "evaluator":
+                self.stats.evaluated(message.version, message.loss, message.accuracy, now)
+                return []
+            case Query() if session.role == "operator":
+                return [Send(peer, Books(), json.dumps(self.books(now)).encode())]
+            case _:
+                return self.violated()
+
+    def mismatched(self, peer: Peer, how: str) -> list[Effect]:
+        """A peer speaks another version; it is told so, in words that will never change."""
+        return [Send(peer, Denied(f"{how}; the server is kardam {__version__}", final=True))]
+
+    def violated(self) -> list[Effect]:
+        """A peer broke the protocol. It is counted, and that is all that it gets."""
+        self.stats.violations += 1
+        return []
+
+    def judged(self, verdict: Verdict, now: float) -> list[Effect]:
+        """A gradient was judged: book it, and tell the worker only yes, or the rule's name."""
+        self.stats.record(verdict, now)
+        session = self._workers.get(verdict.worker)
+        if session is None:
+            return self._grant(now)
+        # One message saves the question, and the waiting, where the gradient is one message itself.
+        small = self._nbytes <= CHUNK_BYTES and not self.draining
+        credit = small and self._reserve(session, self._budget // 2)
+        told = Judged(verdict.ticket, verdict.admitted, verdict.rule, verdict.updates, credit)
+        return [Send(session.peer, told), *self._grant(now)]
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time has passed: some are gone, some uploads are late."""
+        effects: list[Effect] = []
+        for session in [s for s in self._sessions.values() if now - s.heard > GONE]:
+            self._drop(session, "gone", now)
+        for session in self._workers.values():
+            upload = session.upload
+            if upload is not None and upload.buffer is not None and now > upload.deadline:
+                effects += self._abort(session, upload, "late", now)
+        return effects + self._grant(now) + self._serve_waiting(now)
+
+    def drain(self) -> None:
+        """Lend no more models; uploads under way may finish."""
+        self.draining = True
+        self._waiting.clear()
+
+    @property
+    def drained(self) -> bool:
+        return self.draining and not any(s.upload for s in self._workers.values())
+
+    def halt(self, reason: str) -> list[Effect]:
+        """Tell everybody that it is over."""
+        return [Send(peer, Halt(reason)) for peer in self._sessions]
+
+    # --- coming and going ---
+
+    def _hello(self, peer: Peer, hello: Hello, now: float) -> list[Effect]:
+        identity = self.tokens.identity(hello.token)
+        if identity is None or identity.role != hello.role:
+            return [Send(peer, Denied(f"this token is no {hello.role}'s here", final=True))]
+        if self.draining:
+            return [Send(peer, Denied("the server is ending", final=True))]
+        effects: list[Effect] = []
+        if (old := self._sessions.get(peer)) is not None:
+            self._drop(old, "replaced", now)
+        if (old := self._workers.get(identity.worker)) is not None:
+            self._drop(old, "replaced", now)
+            reason = "somebody else said hello with this token"
+            effects.append(Send(old.peer, Denied(reason, final=True)))
+        session = Session(peer, identity.role, identity.worker, now)
+        self._sessions[peer] = session
+        if session.role == "worker":
+            self._workers[session.worker] = session
+            self._absent.pop(session.worker, None)
+            self.descent.forget(session.worker, but=hello.holds)
+            self.stats.label(session.worker, hello.label, hello.byzantine)
+        welcome = Welcome(
+            epoch=self.terms.epoch,
+            worker=session.worker,
+            n=self.descent.n,
+            seed=self.terms.seed,
+            task=self.terms.task,
+            beat=BEAT,
+            chunk=CHUNK_BYTES,
+        )
+        effects.append(Send(peer, welcome, self._manifest))
+        return effects + self._grant(now) + self._serve_waiting(now)
+
+    def _enrol(self, peer: Peer, enrol: Enrol, now: float) -> list[Effect]:
+        if self.draining:
+            return [Send(peer, Denied("the server is ending", final=True))]
+        worker = self._vacancy(now)
+        if worker is None:
+            taken = f"all n={self.descent.n} workers are taken"
+            return [Send(peer, Denied(f"{taken}: let one leave, or serve more (--workers)", True))]
+        enrolled = Enrolled(
+            token=self.expect(worker, enrol.label, enrol.byzantine, now),
+            worker=worker,
+            n=self.descent.n,
+            seed=self.terms.seed,
+            task=self.terms.task,
+        )
+        return [Send(peer, enrolled)]
+
+    def expect(self, worker: WorkerId, label: str, byzantine: bool, now: float) -> str:
+        """A token for this worker, who is on his way from now on."""
+        self._absent[worker] = ("expected", now)
+        self.stats.label(worker, label, byzantine)
+        return self.tokens.issue(worker)
+
+    def _vacancy(self, now: float) -> WorkerId | None:
+        """A worker nobody is, or else one that left, or is gone for good. He keeps his history."""
+        for worker in range(self.descent.n):
+            if worker not in self._workers and worker not in self._absent:
+                return worker
+        for worker, (why, since) in self._absent.items():
+            if why != "expected" or now - since > GONE:
+                return worker
+        return None
+
+    def _drop(self, session: Session, why: str, now: float) -> None:
+        """End a session. What it reserved is free; its loans are forgotten at the next hello."""
+        self._sessions.pop(session.peer, None)
+        if session.role == "worker":
+            self._workers.pop(session.worker, None)
+            self._waiting.pop(session.worker, None)
+            self._absent[session.worker] = (why, now)
+        if session in self._asking:
+            self._asking.remove(session)
+        session.upload = None
+        self._release(session)
+
+    # --- models down ---
+
+    def _pull(self, session: Session, pull: Pull, now: float) -> list[Effect]:
+        if not self.descent.may_lend(session.worker):
+            return self.violated()
+        if not self.draining:
+            self._waiting[session.worker] = pull
+        return self._serve_waiting(now)
+
+    def _serve_waiting(self, now: float) -> list[Effect]:
+        if len(self._workers) < self.terms.quorum:
+            return []
+        effects: list[Effect] = []
+        for worker, pull in self._waiting.items():
+            loan = self.descent.lend(worker)
+            effects += self._model(self._workers[worker].peer, loan.ticket, pull.have, now)
+        self._waiting.clear()
+        return effects
+
+    def _model(self, peer: Peer, ticket: int, have: int, now: float) -> list[Effect]:
+        model = self.descent.model
+        if have == model.version:
+            return [Send(peer, Lent(ticket, model.version, 0))]
+        body = model.x.data.cast("B")
+        parts = [body[at : at + CHUNK_BYTES] for at in range(0, len(body), CHUNK_BYTES)]
+        self.stats.moved(0, len(body), now)
+        return [
+            Send(peer, Lent(ticket, model.version, len(parts))),
+            *(Send(peer, Part(ticket, i), part) for i, part in enumerate(parts)),
+        ]
+
+    # --- gradients up ---
+
+    def _push(self, session: Session, push: Push, body: Bytes, now: float) -> list[Effect]:
+        if session.upload is not None:
+            return self.violated()
+        if self.descent.lent(session.worker, push.ticket) is None:
+            return self._refuse(session, push.ticket, "unasked", now)
+        if not len(body):
+            session.upload = Upload(push)
+            self._asking.append(session)
+            return self._grant(now)
+        if not session.reserved:
+            return self._refuse(session, push.ticket, "ungranted", now)
+        self._release(session)
+        if len(body) != self._nbytes:
+            return self._refuse(session, push.ticket, "malformed", now)
+        self.stats.moved(len(body), 0, now)
+        return [Judge(_gradient(session.worker, push, np.frombuffer(body, np.float32).copy()))]
+
+    def _grant(self, now: float) -> list[Effect]:
+        """Give leave to whoever asked first, while the budget lasts."""
+        effects: list[Effect] = []
+        while self._asking:
+            session = self._asking[0]
+            if not self._reserve(session, self._budget):
+                break
+            self._asking.popleft()
+            upload = session.upload
+            assert upload is not None  # who asks has an upload, and leaves the queue with it
+            upload.buffer = np.empty(self.descent.model.x.shape, np.float32)
+            upload.deadline = now + UPLOAD_SECONDS + self._nbytes / UPLOAD_BYTES_A_SECOND
+            effects.append(Send(session.peer, Grant(upload.push.ticket)))
+        return effects
+
+    def _part(self, session: Session, part: Part, body: Bytes, now: float) -> list[Effect]:
+        upload = session.upload
+        if upload is None or upload.buffer is None or part.ticket != upload.push.ticket:
+            return self.violated()
+        expected = min(CHUNK_BYTES, self._nbytes - upload.received)
+        if part.index * CHUNK_BYTES != upload.received or len(body) != expected:
+            return self._abort(session, upload, "malformed", now)
+        upload.buffer.data.cast("B")[upload.received : upload.received + expected] = body
+        upload.received += expected
+        self.stats.moved(expected, 0, now)
+        if upload.received < self._nbytes:
+            return []
+        session.upload = None
+        self._release(session)
+        return [Judge(_gradient(session.worker, upload.push, upload.buffer)), *self._grant(now)]
+
+    def _abort(self, session: Session, upload: Upload, rule: str, now: float) -> list[Effect]:
+        session.upload = None
+        self._release(session)
+        return self._refuse(session, upload.push.ticket, rule, now)
+
+    def _refuse(self, session: Session, ticket: int, rule: str, now: float) -> list[Effect]:
+        return self.judged(self.descent.refuse(session.worker, ticket, rule), now)
+
+    def _reserve(self, session: Session, most: int) -> bool:
+        """Set a gradient's bytes aside for this worker, if all reserved ones stay within `most`."""
+        if not session.reserved and self._reserved + self._nbytes <= most:
+            session.reserved = self._nbytes
+            self._reserved += self._nbytes
+        return session.reserved > 0
+
+    def _release(self, session: Session) -> None:
+        self._reserved -= session.reserved
+        session.reserved = 0
+
+    # --- the books ---
+
+    def status(self) -> str:
+        """One word, or two, on how the run stands."""
+        if self.draining:
+            return "ended" if self.drained else "draining"
+        if len(self._workers) < self.terms.quorum:
+            return f"waiting ({len(self._workers)} of {self.terms.quorum})"
+        return "running" if self.descent.filter.ready else "starting"
+
+    def presence(self, worker: WorkerId, now: float) -> str:
+        """alive, missing, or why it is absent: expected, left, gone, replaced; else unknown."""
+        session = self._workers.get(worker)
+        if session is not None:
+            return "alive" if now - session.heard <= MISSING else "missing"
+        return self._absent.get(worker, ("unknown", 0.0))[0]
+
+    def books(self, now: float) -> dict[str, Any]:
+        """The stats, with what the sessions know: plain values for JSON."""
+        books = self.stats.snapshot(now)
+        for row in books["workers"]:
+            row["state"] = self.presence(row["worker"], now)
+        return {"status": self.status(), "version": __version__, **books}
+
+
+def _gradient(worker: WorkerId, push: Push, g: Vector) -> Gradient:
+    declared = None
+    if push.growth is not None and push.since is not None:
+        declared = Declared(push.growth, push.since)
+    return Gradient(worker, push.ticket, g, declared, push.loss, push.examples)

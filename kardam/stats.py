@@ -1,0 +1,227 @@
+"""What a run has done so far: counts of verdicts, by reason and by worker. Told of everything;
+decides nothing.
+
+No clock in here (seconds are given), and no rule reads it.
+"""
+
+import math
+from collections import Counter, defaultdict, deque
+from typing import Any
+
+from kardam.filters import Slowdown
+from kardam.messages import Verdict, WorkerId
+
+# Rates are over the last so many seconds: long enough to be calm, short enough to show a change.
+RATE_SECONDS = 10
+
+# A snapshot carries so many of the newest evaluations.
+HELD_OUT_MAX = 500
+
+
+class Tally:
+    """Delivered, admitted, and refused by reason: of a worker, of all honest ones, of everybody."""
+
+    def __init__(self) -> None:
+        self.delivered = 0
+        self.admitted = 0
+        self.refused: Counter[str] = Counter()
+
+    def add(self, verdict: Verdict) -> None:
+        self.delivered += 1
+        if verdict.admitted:
+            self.admitted += 1
+        else:
+            self.refused[verdict.rule] += 1
+
+    @property
+    def share(self) -> float:
+        """Admitted of delivered; NaN while nothing was delivered."""
+        return self.admitted / self.delivered if self.delivered else math.nan
+
+
+class Rate:
+    """How much a second, over the last RATE_SECONDS whole seconds and the one that runs."""
+
+    def __init__(self) -> None:
+        self._buckets: deque[tuple[int, float]] = deque()
+
+    def add(self, amount: float, now: float) -> None:
+        second = int(now)
+        if self._buckets and self._buckets[-1][0] == second:
+            amount += self._buckets.pop()[1]
+        self._buckets.append((second, amount))
+        while self._buckets[0][0] < second - RATE_SECONDS:
+            self._buckets.popleft()
+
+    def per_second(self, now: float) -> float:
+        recent = [bucket for bucket in self._buckets if bucket[0] >= now - RATE_SECONDS]
+        if not recent:
+            return 0.0
+        return sum(amount for _, amount in recent) / max(now - recent[0][0], 1.0)
+
+
+class WorkerStats:
+    """One worker's row."""
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self.rate = Rate()
+        self.label = ""
+        self.byzantine = False
+        self.staleness = -1
+        self.growth = math.nan
+        self.weight = math.nan
+
+
+class Stats:
+    """The run's books.
+
+    A worker's `label` and `byzantine` are what its owner says that it is, for reports alone. Where
+    somebody is said to be Byzantine, `slowdown` is the share of honest work admitted, else of all.
+    """
+
+    def __init__(self, n: int, f: int, slowdown: Slowdown | None = None) -> None:
+        self.n, self.f = n, f
+        self.bounds = slowdown
+        self.updates = 0
+        self.total = Tally()
+        self.honest = Tally()
+        self.byzantine = Tally()
+        self.started = 0
+        self.since_admitted = 0
+        self.held_out: list[tuple[int, float, float, float]] = []
+        self.violations = 0
+        self.workers: dict[WorkerId, WorkerStats] = defaultdict(WorkerStats)
+        self._staleness: Counter[int] = Counter()
+        self._delivered, self._updates, self._received, self._sent = Rate(), Rate(), Rate(), Rate()
+
+    # --- being told ---
+
+    def label(self, worker: WorkerId, label: str, byzantine: bool) -> None:
+        """What this worker's owner says that it is."""
+        self.workers[worker].label = label
+        self.workers[worker].byzantine = byzantine
+
+    def record(self, verdict: Verdict, now: float) -> None:
+        """One verdict, at this second of the run."""
+        row = self.workers[verdict.worker]
+        for tally in (self.total, row.tally, self.byzantine if row.byzantine else self.honest):
+            tally.add(verdict)
+        self.started += verdict.admitted and verdict.rule == "startup"
+        self.since_admitted = 0 if verdict.admitted else self.since_admitted + 1
+        self._delivered.add(1, now)
+        row.rate.add(1, now)
+        if verdict.updates > self.updates:
+            self._updates.add(verdict.updates - self.updates, now)
+            self.updates = verdict.updates
+        if verdict.staleness >= 0:
+            self._staleness[verdict.staleness] += 1
+            row.staleness = verdict.staleness
+        if not math.isnan(verdict.growth):
+            row.growth = verdict.growth
+        if verdict.admitted:
+            row.weight = verdict.weight
+
+    def evaluated(self, updates: int, loss: float, accuracy: float, now: float) -> None:
+        """What the evaluator found of the model after so many updates."""
+        self.held_out.append((updates, now, loss, accuracy))
+
+    def moved(self, received: int, sent: int, now: float) -> None:
+        """Bytes of models and gradients."""
+        self._received.add(received, now)
+        self._sent.add(sent, now)
+
+    # --- being asked ---
+
+    @property
+    def labelled(self) -> bool:
+        """Whether anybody is said to be Byzantine."""
+        return any(row.byzantine for row in self.workers.values())
+
+    @property
+    def accuracy(self) -> float:
+        return self.held_out[-1][3] if self.held_out else math.nan
+
+    @property
+    def loss(self) -> float:
+        return self.held_out[-1][2] if self.held_out else math.nan
+
+    @property
+    def stalled(self) -> bool:
+        """Whether nothing was admitted for 50 n deliveries."""
+        return self.since_admitted >= 50 * self.n
+
+    def staleness(self, share: float) -> int:
+        """The smallest staleness that so large a share of the deliveries do not exceed; 0 before
+        any.
+        """
+        wanted = share * self._staleness.total()
+        seen = 0
+        for tau in sorted(self._staleness):
+            seen += self._staleness[tau]
+            if seen >= wanted:
+                return tau
+        return 0
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Everything, as plain values for JSON; NaN and infinities as None."""
+        return {
+            "accuracy": _plain(self.accuracy),
+            "loss": _plain(self.loss),
+            "delivered": self.total.delivered,
+            "admitted": self.total.admitted,
+            "refused": dict(self.total.refused.most_common()),
+            "slowdown": _plain(self.honest.share),
+            "slowdown_of": "honest" if self.labelled else "all",
+            "slowdown_bounds": self.bounds._asdict() if self.bounds else None,
+            "updates": self.updates,
+            "seconds": round(now, 3),
+            "n": self.n,
+            "f": self.f,
+            "startup": self.started,
+            "violations": self.violations,
+            "updates_per_second": self._updates.per_second(now),
+            "gradients_per_second": self._delivered.per_second(now),
+            "bytes_per_second": {
+                "received": self._received.per_second(now),
+                "sent": self._sent.per_second(now),
+            },
+            "staleness": {
+                "median": self.staleness(0.5),
+                "p95": self.staleness(0.95),
+                "max": max(self._staleness, default=0),
+            },
+            "honest": _tally(self.honest),
+            "byzantine": _tally(self.byzantine),
+            "byzantine_share": _plain(
+                self.byzantine.admitted / self.total.admitted if self.total.admitted else math.nan
+            ),
+            "held_out": [
+                [updates, at, _plain(loss), _plain(accuracy)]
+                for updates, at, loss, accuracy in self.held_out[-HELD_OUT_MAX:]
+            ],
+            "workers": [self._row(worker, now) for worker in sorted(self.workers)],
+        }
+
+    def _row(self, worker: WorkerId, now: float) -> dict[str, Any]:
+        row = self.workers[worker]
+        return {
+            "worker": worker,
+            "label": row.label,
+            "byzantine": row.byzantine,
+            **_tally(row.tally),
+            "share": _plain(row.tally.share),
+            "refused": dict(row.tally.refused.most_common()),
+            "per_second": row.rate.per_second(now),
+            "growth": _plain(row.growth),
+            "staleness": row.staleness,
+            "weight": _plain(row.weight),
+        }
+
+
+def _tally(tally: Tally) -> dict[str, int]:
+    return {"delivered": tally.delivered, "admitted": tally.admitted}
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,131 @@
+"""The books for human eyes: a line, and tables. Reads plain values; decides and computes nothing
+new.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+Books = Mapping[str, Any]
+
+
+def line(books: Books) -> str:
+    """One line on how the run stands."""
+    staleness = books["staleness"]["median"]
+    return (
+        f"{books['status']}  {_number(books['accuracy'], '.3f')} accuracy  "
+        f"{books['updates']:,} updates  {books['gradients_per_second']:.0f} gradients/s  "
+        f"{_share(books['admitted'], books['delivered'])} admitted  staleness {staleness}"
+    )
+
+
+def report(books: Books) -> Group:
+    """Everything, as tables."""
+    return Group(_run(books), _workers(books))
+
+
+def _run(books: Books) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    rate = books["bytes_per_second"]
+    staleness = books["staleness"]
+    rows = {
+        "status": books["status"],
+        "held out": f"accuracy {_number(books['accuracy'], '.3f')}, "
+        f"loss {_number(books['loss'], '.3f')}",
+        "updates": f"{books['updates']:,} in {books['seconds']:.1f} s "
+        f"({books['updates_per_second']:.0f}/s)",
+        "gradients": f"{books['delivered']:,} delivered, {books['admitted']:,} admitted "
+        f"({books['gradients_per_second']:.0f}/s)",
+        "refused": _reasons(books["refused"]) or "none",
+        "bytes": f"{_bytes(rate['received'])}/s in, {_bytes(rate['sent'])}/s out",
+        "staleness": f"median {staleness['median']}, 95 % {staleness['p95']},"
+        f" max {staleness['max']}",
+        "slowdown": _slowdown(books),
+    }
+    if books["slowdown_of"] == "honest":
+        honest, byzantine = books["honest"], books["byzantine"]
+        rows["honest"] = _tally(honest)
+        rows["byzantine"] = (
+            f"{_tally(byzantine)}; {_percent(books['byzantine_share'])} of all admitted"
+        )
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _workers(books: Books) -> Table:
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column("worker", justify="right")
+    table.add_column("what it is", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for name in ("a second", "delivered", "admitted", "stale", "growth"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("refused", no_wrap=True)
+    for row in books["workers"]:
+        table.add_row(
+            str(row["worker"]),
+            row["label"] or "honest",
+            row["state"],
+            f"{row['per_second']:.1f}",
+            f"{row['delivered']:,}",
+            _percent(row["share"]),
+            str(row["staleness"]) if row["staleness"] >= 0 else "-",
+            _number(row["growth"], ".3g"),
+            _reasons(row["refused"]),
+            style=_style(row),
+        )
+    return table
+
+
+def _style(row: Mapping[str, Any]) -> str:
+    if row["state"] != "alive":
+        return "dim"
+    if row["byzantine"]:
+        return "red"
+    return "yellow" if row["label"] else ""
+
+
+def _slowdown(books: Books) -> str:
+    whose = (
+        "of honest work" if books["slowdown_of"] == "honest" else "of all work (nobody is labelled)"
+    )
+    text = f"{_percent(books['slowdown'])} {whose} admitted"
+    if (bounds := books["slowdown_bounds"]) is not None:
+        text += (
+            f"; growth alone at equal speeds: {_percent(bounds['without'])} without liars,"
+            f" {_percent(bounds['low'])} to {_percent(bounds['high'])} with f={books['f']}"
+        )
+    return text
+
+
+def _tally(tally: Mapping[str, int]) -> str:
+    share = _share(tally["admitted"], tally["delivered"])
+    return f"{tally['delivered']:,} delivered, {tally['admitted']:,} admitted ({share})"
+
+
+def _reasons(refused: Mapping[str, int]) -> str:
+    return ", ".join(f"{rule} {count:,}" for rule, count in refused.items())
+
+
+def _share(part: int, whole: int) -> str:
+    return _percent(part / whole if whole else None)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -1,0 +1,126 @@
+"""Who the workers are: which of them lie, how, and how slow each is. Texts in, members out.
+
+A member is plain text and numbers, so that it can be told to another process. Never in here: a
+model, a gradient, a socket.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from kardam.errors import UsageError
+from kardam.messages import WorkerId
+from kardam.spec import build, parse
+from workers.attacks import ATTACKS, Attack
+from workers.latency import LATENCIES, SPEEDS
+from workers.worker import Objective, Pace, Worker
+
+HONEST = "honest"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One worker to be: what it does to its answers, and how long it takes.
+
+    `factor` multiplies its compute latency: its own speed, and its being a straggler.
+    """
+
+    index: WorkerId
+    attack: str = HONEST
+    latency: str = "constant"
+    network: str = "constant"
+    factor: float = 1.0
+    straggler: bool = False
+
+    @property
+    def byzantine(self) -> bool:
+        return self.attack != HONEST
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        parts = [self.attack] * self.byzantine + [f"straggler x{self.factor:.3g}"] * self.straggler
+        return ", ".join(parts)[:128]
+
+    def worker(self, objective: Objective, seed: int) -> Worker:
+        """The member in flesh."""
+        pace = Pace(
+            compute=build(self.latency, LATENCIES, "--latency"),
+            network=build(self.network, LATENCIES, "--network"),
+            factor=self.factor,
+        )
+        return Worker(self.index, seed, objective, attack_of(self.attack, seed), pace)
+
+
+def attack_of(text: str, seed: int) -> Attack:
+    """The attack that `--attack` names."""
+    attack = build(text, ATTACKS, "--attack", seed=seed)
+    if not isinstance(attack, Attack):
+        raise UsageError(f"--attack {text!r}: expected a workers.attacks.Attack, got {attack!r}")
+    return attack
+
+
+def stragglers_of(text: str) -> tuple[int, float]:
+    """`2:factor=10` as (2, 10.0); empty is none."""
+    if not text:
+        return 0, 1.0
+    spec = parse(text, "--stragglers")
+    factor = spec.args.pop("factor", "10")
+    if spec.args or not re.fullmatch(r"\d+", spec.name) or not re.fullmatch(r"[\d.]+", factor):
+        raise UsageError(
+            f"--stragglers: expected a count and a factor like 2:factor=10, got {text!r}"
+        )
+    if not float(factor) >= 1:
+        raise UsageError(f"--stragglers {text!r}: expected factor >= 1, got {factor}")
+    return int(spec.name), float(factor)
+
+
+def crew(
+    *,
+    n: int,
+    byzantine: int = 0,
+    attack: str = "sign_flip:scale=10",
+    stragglers: str = "",
+    latency: str = "constant",
+    network: str = "constant",
+    speeds: str = "equal",
+    seed: int = 0,
+) -> list[Member]:
+    """All n members: the last `byzantine` of them lie, and of the honest ones the first straggle.
+
+    Raises UsageError for texts and numbers that do not go together.
+    """
+    if not 0 <= byzantine <= n:
+        raise UsageError(f"--byzantine: expected 0 to {n} of {n} workers, got {byzantine}")
+    slow, factor = stragglers_of(stragglers)
+    if slow > n - byzantine:
+        raise UsageError(
+            f"--stragglers: expected at most {n - byzantine} of the honest workers, got {slow}"
+        )
+    chance = np.random.default_rng([seed, 0x5EED])
+    drawn = build(speeds, SPEEDS, "--speeds")(chance, n)
+    return checked(
+        Member(
+            index=index,
+            attack=attack if index >= n - byzantine else HONEST,
+            latency=latency,
+            network=network,
+            factor=drawn[index] * (factor if index < slow else 1.0),
+            straggler=index < slow,
+        )
+        for index in range(n)
+    )
+
+
+def checked(members: Iterable[Member]) -> list[Member]:
+    """The members, if all of their texts can be built. Raises UsageError."""
+    members = list(members)
+    for attack in {member.attack for member in members}:
+        attack_of(attack, seed=0)
+    for latency in {member.latency for member in members}:
+        build(latency, LATENCIES, "--latency")
+    for network in {member.network for member in members}:
+        build(network, LATENCIES, "--network")
+    return members

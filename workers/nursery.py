@@ -1,0 +1,160 @@
+"""A process that imports torch once, loads the task once, and forks a child for every worker.
+
+Twenty workers start in the time of one. It is spoken to in lines of JSON: orders in, events out.
+When its orders end, so do its children; when its parent dies, they die. Never in here: what a child
+does, or who is to be started.
+"""
+
+import json
+import os
+import selectors
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NoReturn
+
+import torch
+
+from kardam.errors import KardamError
+from workers.crew import Member
+from workers.objective import Network
+from workers.process import evaluate, work
+from workers.tasks import load_task
+
+# Seconds that children have between SIGTERM and SIGKILL.
+TERM_SECONDS = 2.0
+
+
+@dataclass(eq=False)
+class Child:
+    """A forked process, and what came so far of its last words."""
+
+    name: str
+    pid: int
+    words: bytes = b""
+
+
+class Nursery:
+    """The children, by the pipe that each holds open as long as it lives."""
+
+    def __init__(self, network: Network, events: BinaryIO, lifeline: int) -> None:
+        self._network = network
+        self._events = events
+        self._lifeline = lifeline
+        self._children: dict[int, Child] = {}
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Until the orders end; then the children do, too."""
+        self._selector.register(0, selectors.EVENT_READ)
+        orders = b""
+        while True:
+            for key, _ in self._selector.select():
+                if key.fd != 0:
+                    self._hear(key.fd)
+                elif not (data := os.read(0, 2**16)):
+                    return self._end()
+                else:
+                    *lines, orders = (orders + data).split(b"\n")
+                    for line in lines:
+                        self._fork(json.loads(line))
+
+    def _fork(self, order: dict[str, Any]) -> None:
+        hear, speak = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self._become(order, speak)
+        os.close(speak)
+        self._children[hear] = Child(order["name"], pid)
+        self._selector.register(hear, selectors.EVENT_READ)
+        tell(self._events, event="started", name=order["name"], pid=pid)
+
+    def _become(self, order: dict[str, Any], speak: int) -> NoReturn:
+        """In the child: do as ordered, leave last words, and never return."""
+        code, words = 1, ""
+        try:
+            self._selector.close()
+            self._events.close()
+            os.close(0)
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
+            threading.Thread(target=_follow, args=(self._lifeline,), daemon=True).start()
+            match order:
+                case {"order": "work", "member": member, "name": _, **rest}:
+                    work(member=Member(**member), network=self._network, **rest)
+                case {"order": "evaluate", "name": _, **rest}:
+                    evaluate(network=self._network, **rest)
+                case _:
+                    raise ValueError(f"no such order: {order}")
+            code = 0
+        except SystemExit:
+            code = 0  # SIGTERM, after a goodbye
+        except KardamError as error:
+            code, words = error.code, str(error)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os.write(speak, words.encode()[:4096])
+            os._exit(code)
+
+    def _hear(self, pipe: int) -> None:
+        """A child speaks its last words, or (their end) is no more."""
+        child = self._children[pipe]
+        if data := os.read(pipe, 4096):
+            child.words += data
+            return
+        self._selector.unregister(pipe)
+        os.close(pipe)
+        del self._children[pipe]
+        _, status = os.waitpid(child.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        tell(self._events, event="ended", name=child.name, code=code, words=child.words.decode())
+
+    def _end(self) -> None:
+        for child in self._children.values():
+            os.kill(child.pid, signal.SIGTERM)
+        until = time.monotonic() + TERM_SECONDS
+        self._selector.unregister(0)
+        while self._children:
+            left = until - time.monotonic()
+            if left <= 0:
+                for child in self._children.values():
+                    os.kill(child.pid, signal.SIGKILL)
+            for key, _ in self._selector.select(max(left, 0) or None):
+                self._hear(key.fd)
+
+
+def tell(events: BinaryIO, **event: Any) -> None:
+    """One event, as a line of JSON."""
+    events.write(json.dumps(event).encode() + b"\n")
+    events.flush()
+
+
+def _follow(lifeline: int) -> None:
+    """Die with the parent, who alone holds the other end of this pipe."""
+    os.read(lifeline, 1)
+    os._exit(1)
+
+
+def main() -> None:
+    """Arguments: the lifeline, and {task, seed}. Tell the first model, then follow orders."""
+    # What a task prints is the user's; our own words have a descriptor of their own.
+    events = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and decides
+    torch.set_num_threads(1)
+    lifeline = int(sys.argv[1])
+    request = json.loads(sys.argv[2])
+    try:
+        network = Network(load_task(request["task"], request["seed"]))
+    except KardamError as error:
+        tell(events, event="failed", code=error.code, words=str(error))
+        sys.exit(error.code)
+    x = network.x
+    tell(events, event="ready", manifest=network.manifest.tensors, nbytes=x.nbytes)
+    events.write(x.data.cast("B"))
+    events.flush()
+    Nursery(network, events, lifeline).run()

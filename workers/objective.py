@@ -1,0 +1,94 @@
+"""A task as a function of one flat vector: x in, gradient out. Knows torch; knows no worker, attack
+or wire.
+"""
+
+import math
+from operator import itemgetter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kardam.errors import TaskError
+from kardam.messages import Manifest, Vector
+from workers.tasks import Task
+from workers.worker import Relabel
+
+
+class Network:
+    """A task's model as one flat float32 vector x of shape (d,).
+
+    The module's parameters are views into one tensor, in the order of their names, and so are their
+    gradients: a model is one copy in, a gradient one copy out.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        trained = [(name, p) for name, p in task.model.named_parameters() if p.requires_grad]
+        named = sorted(trained, key=itemgetter(0))
+        if not named:
+            raise TaskError("the model has no parameter that requires a gradient")
+        self.manifest = Manifest(tuple((name, tuple(p.shape)) for name, p in named))
+        self._x = torch.empty(self.manifest.d)
+        self._g = torch.zeros(self.manifest.d)
+        for (_, p), place in zip(named, self.manifest.places(), strict=True):
+            self._x[place] = p.detach().reshape(-1).float()
+            p.data = self._x[place].view(p.shape)
+            p.grad = self._g[place].view(p.shape)
+
+    @property
+    def x(self) -> Vector:
+        """A copy of the parameters as they stand."""
+        return self._x.numpy().copy()
+
+    def gradient(self, x: Vector, inputs: Tensor, targets: Tensor) -> tuple[Vector, float]:
+        """The gradient of the loss over these examples, and the loss. Raises TaskError where the
+        task raises.
+        """
+        self._x.numpy()[:] = x
+        self._g.zero_()
+        self.task.model.train()
+        try:
+            loss = self.task.loss(self.task.model(inputs), targets)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
+        except Exception as error:
+            raise TaskError(f"the task raised {type(error).__name__}: {error}") from error
+        return self._g.numpy().copy(), loss.item()
+
+    @torch.no_grad()
+    def evaluate(self, x: Vector) -> tuple[float, float]:
+        """Mean loss and accuracy over the held-out examples; accuracy is NaN where targets are no
+        classes.
+        """
+        self._x.numpy()[:] = x
+        self.task.model.eval()
+        inputs, targets = self.task.test
+        try:
+            outputs = self.task.model(inputs)
+            loss = float(self.task.loss(outputs, targets))
+        except Exception as error:
+            raise TaskError(f"the task raised {type(error).__name__}: {error}") from error
+        if not self.task.classes:
+            return loss, math.nan
+        return loss, float((outputs.argmax(1) == targets).float().mean())
+
+
+class LocalObjective:
+    """What one worker minimizes: the loss over its share of the training examples. An Objective."""
+
+    def __init__(self, network: Network, share: NDArray[np.int64]) -> None:
+        self.network = network
+        self.batch = network.task.batch
+        self._share = share
+
+    def gradient(
+        self, x: Vector, rng: np.random.Generator, relabel: Relabel
+    ) -> tuple[Vector, float]:
+        """The gradient, shape (d,), and the loss on one mini-batch, drawn with replacement from the
+        share.
+        """
+        task = self.network.task
+        batch = torch.from_numpy(self._share[rng.integers(len(self._share), size=self.batch)])
+        inputs, targets = task.train[0][batch], task.train[1][batch]
+        return self.network.gradient(x, inputs, relabel(targets, task.classes))

@@ -1,0 +1,76 @@
+"""One worker in a process of its own: a Worker's answers on a Client's line, and the waiting it
+owes.
+
+And its trusted sibling, the evaluator. Never in here: what is sent in an answer, or how.
+"""
+
+import contextlib
+import itertools
+import time
+
+import torch
+
+from kardam.client import Client, Halted
+from kardam.errors import TaskError
+from kardam.messages import Manifest
+from workers.crew import Member
+from workers.objective import LocalObjective, Network
+from workers.tasks import split
+
+
+def work(endpoint: str, token: str, member: Member, network: Network, patience: float) -> None:
+    """Be this member until the server ends the run; `patience` as for Client.
+
+    Raises what Client raises, and TaskError where the task is not the server's, or fails.
+    """
+    with Client(
+        endpoint,
+        "worker",
+        token=token,
+        label=member.label,
+        byzantine=member.byzantine,
+        patience=patience,
+    ) as client:
+        _agree(network.manifest, client.manifest)
+        seed, index = client.terms.seed, client.terms.worker
+        torch.manual_seed(hash((seed, index)))  # dropout draws from no other source
+        share = split(len(network.task.train[1]), client.terms.n, seed)[index]
+        worker = member.worker(LocalObjective(network, share), seed)
+        epoch = client.epoch
+        with contextlib.suppress(Halted):
+            while True:
+                lease = client.pull()
+                if client.epoch != epoch:
+                    epoch = client.epoch
+                    worker.forget()
+                began = time.monotonic()
+                answer = worker.answer(lease.ticket, lease.model.version, lease.model.x)
+                # What the machine took counts towards what the latency says that computing takes.
+                took = time.monotonic() - began
+                time.sleep(answer.down + max(answer.compute - took, 0.0) + answer.up)
+                client.push(answer.gradient)
+
+
+def evaluate(endpoint: str, token: str, network: Network, every: float, patience: float) -> None:
+    """Report held-out loss and accuracy of the newest model, every so many seconds."""
+    with Client(endpoint, "evaluator", token=token, patience=patience) as client:
+        _agree(network.manifest, client.manifest)
+        reported = -1
+        with contextlib.suppress(Halted):
+            while True:
+                model = client.pull().model
+                if model.version != reported:
+                    client.report(model.version, *network.evaluate(model.x))
+                    reported = model.version
+                time.sleep(every)
+
+
+def _agree(ours: Manifest, theirs: Manifest) -> None:
+    """Raise TaskError, naming the first difference, unless the two models are made alike."""
+    for mine, yours in itertools.zip_longest(ours.tensors, theirs.tensors):
+        if mine != yours:
+            raise TaskError(f"this task has {_says(mine)} where the server has {_says(yours)}")
+
+
+def _says(tensor: tuple[str, tuple[int, ...]] | None) -> str:
+    return f"{tensor[0]!r} of shape {tensor[1]}" if tensor else "no more tensors"

@@ -1,0 +1,37 @@
+"""The same cores on virtual time, in one thread: a heap of events stands where sockets and clocks
+were.
+
+The seed is the run. Never in here: a clock, a socket, or chance of its own.
+"""
+
+import heapq
+import itertools
+from collections.abc import Iterator, Sequence
+
+from kardam.descent import Descent
+from kardam.messages import Verdict
+from workers.worker import Answer, Worker
+
+
+def simulate(descent: Descent, workers: Sequence[Worker]) -> Iterator[tuple[float, Verdict]]:
+    """Every verdict, with the virtual second it falls in; for ever, so the caller says when it is
+    enough.
+
+    Each worker pulls, computes and pushes without pause. Of two answers that arrive at one instant,
+    the one that was begun first comes first.
+    """
+    arrivals: list[tuple[float, int, Worker, Answer]] = []
+    begun = itertools.count()
+
+    def begin(worker: Worker, now: float) -> None:
+        loan = descent.lend(worker.index)
+        answer = worker.answer(loan.ticket, loan.model.version, loan.model.x)
+        arrives = now + answer.down + answer.compute + answer.up
+        heapq.heappush(arrivals, (arrives, next(begun), worker, answer))
+
+    for worker in workers:
+        begin(worker, 0.0)
+    while True:
+        now, _, worker, answer = heapq.heappop(arrivals)
+        yield now, descent.receive(answer.gradient)
+        begin(worker, now)

@@ -1,0 +1,154 @@
+"""A nursery of processes on this machine, seen from their parent's event loop: `async with
+swarm(...)`.
+
+Never in here: what a child does, or when there are enough of them.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kardam.errors import raise_by_code
+from kardam.messages import Manifest, Vector
+from workers.crew import Member
+
+# What the evaluator is called; workers are called by their numbers.
+EVALUATOR = "evaluator"
+
+# Seconds that the nursery has to end its children and itself.
+END_SECONDS = 5.0
+
+# The longest line of events: the manifest of a model with very many tensors.
+LINE_BYTES_MAX = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """How a process ended: its exit code (negative: the signal), and its last words."""
+
+    code: int
+    words: str
+
+    def __str__(self) -> str:
+        if self.code < 0:
+            return f"killed by signal {-self.code}"
+        return self.words or f"exit code {self.code}"
+
+
+class Swarm:
+    """Children by name: the processes that live, and the fates of those that do not."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process = process
+        self._orders = process.stdin
+        self._events = process.stdout
+        self.pids: dict[str, int] = {}
+        self.fates: dict[str, Fate] = {}
+        self.changed = asyncio.Event()
+        self._ordered = 0
+        self._listening: asyncio.Task[None] | None = None
+
+    async def opening(self) -> tuple[Manifest, Vector]:
+        """What the task's model is made of, and the first model. Raises what loading it raised."""
+        event = await self._event()
+        if event is None:
+            raise RuntimeError(f"the nursery ended with code {await self._process.wait()}")
+        if event["event"] == "failed":
+            raise_by_code(event["code"], event["words"])
+        manifest = Manifest(tuple((name, tuple(shape)) for name, shape in event["manifest"]))
+        body = await self._events.readexactly(event["nbytes"])
+        self._listening = asyncio.create_task(self._listen())
+        return manifest, np.frombuffer(body, np.float32)
+
+    def work(self, member: Member, endpoint: str, token: str, patience: float) -> None:
+        """Start a worker."""
+        self._order(
+            "work",
+            str(member.index),
+            member=asdict(member),
+            endpoint=endpoint,
+            token=token,
+            patience=patience,
+        )
+
+    def evaluate(self, endpoint: str, token: str, every: float, patience: float) -> None:
+        """Start an evaluator."""
+        self._order(
+            "evaluate", EVALUATOR, every=every, endpoint=endpoint, token=token, patience=patience
+        )
+
+    def _order(self, order: str, name: str, **rest: Any) -> None:
+        self._ordered += 1
+        line = json.dumps({"order": order, "name": name, **rest})
+        self._orders.write(line.encode() + b"\n")
+
+    @property
+    def deaths(self) -> dict[str, Fate]:
+        """Who ended otherwise than well."""
+        return {name: fate for name, fate in self.fates.items() if fate.code != 0}
+
+    async def idle(self, asked: asyncio.Future[Any]) -> None:
+        """Wait until all children have ended, or somebody asks for the end."""
+        while len(self.fates) < self._ordered and not asked.done():
+            self.changed.clear()
+            change = asyncio.create_task(self.changed.wait())
+            await asyncio.wait({change, asked}, return_when=asyncio.FIRST_COMPLETED)
+            change.cancel()
+
+    async def _event(self) -> Any:
+        line = await self._events.readline()
+        return json.loads(line) if line else None
+
+    async def _listen(self) -> None:
+        while (event := await self._event()) is not None:
+            if event["event"] == "started":
+                self.pids[event["name"]] = event["pid"]
+            else:
+                self.pids.pop(event["name"], None)
+                self.fates[event["name"]] = Fate(event["code"], event["words"])
+            self.changed.set()
+
+    async def _end(self) -> None:
+        self._orders.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                await self._process.wait()
+        if self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+        if self._listening is not None:
+            await self._listening
+
+
+@contextlib.asynccontextmanager
+async def swarm(task: str, seed: int) -> AsyncIterator[Swarm]:
+    """A nursery for this task, for as long as the block runs; none of its children outlives it."""
+    # The child looks for modules where we do, and not in whatever folder this is.
+    program = f"import sys; sys.path[:] = {sys.path!r}; from workers.nursery import main; main()"
+    theirs, ours = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-c", program),
+            *(str(theirs), json.dumps({"task": task, "seed": seed})),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=(theirs,),
+            limit=LINE_BYTES_MAX,
+        )
+        os.close(theirs)
+        hands = Swarm(process)
+        try:
+            yield hands
+        finally:
+            await hands._end()
+    finally:
+        os.close(ours)

@@ -1,0 +1,98 @@
+"""A worker without its socket: a model in, a gradient out, and how long that took. No clock; chance
+is given.
+
+Honest or not is a matter of the attack it carries; slow or not, of its latency.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from kardam.growth import History
+from kardam.messages import Declared, Gradient, Vector, WorkerId
+from workers.attacks import Attack
+from workers.latency import Latency
+
+# (targets, number of classes) -> the targets to train on
+Relabel = Callable[[Any, int], Any]
+
+
+class Objective(Protocol):
+    """A function to minimize, as one worker sees it."""
+
+    # Examples in a mini-batch.
+    batch: int
+
+    def gradient(
+        self, x: Vector, rng: np.random.Generator, relabel: Relabel
+    ) -> tuple[Vector, float]:
+        """The gradient at x and the loss, on a mini-batch drawn from rng. May raise TaskError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a worker takes: computing an answer, and moving a model or a gradient one way; in
+    seconds.
+
+    `factor` multiplies computing: its speed, and its being a straggler.
+    """
+
+    compute: Latency
+    network: Latency
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """A gradient, and the seconds that its three stretches take: the model's way down, computing,
+    the way up.
+    """
+
+    gradient: Gradient
+    down: float
+    compute: float
+    up: float
+
+
+class Worker:
+    """One worker. Its draws (batches, lies, delays) come from three streams of (seed, index): the
+    seed is the worker.
+    """
+
+    def __init__(
+        self, index: WorkerId, seed: int, objective: Objective, attack: Attack, pace: Pace
+    ) -> None:
+        self.index = index
+        self._objective = objective
+        self._attack = attack
+        self._pace = pace
+        streams = np.random.SeedSequence([seed, index]).spawn(3)
+        self._batches, self._lies, self._delays = map(np.random.default_rng, streams)
+        self._history = History()
+
+    def answer(self, ticket: int, version: int, x: Vector) -> Answer:
+        """The answer to a hand-out; raises TaskError where the task gives no gradient."""
+        g, loss = self._objective.gradient(x, self._batches, self._attack.relabel)
+        sent = self._attack.corrupt(g, self._lies)
+        change = self._history.add(ticket, version, sent, x)
+        declared = None
+        if change is not None and math.isfinite(change.growth):
+            declared = Declared(change.growth, change.since)
+        gradient = Gradient(
+            worker=self.index,
+            ticket=ticket,
+            g=sent,
+            declared=self._attack.declare(declared),
+            loss=loss,
+            examples=self._objective.batch,
+        )
+        pace = self._pace
+        down, up = pace.network(self._delays), pace.network(self._delays)
+        return Answer(gradient, down, pace.factor * pace.compute(self._delays), up)
+
+    def forget(self) -> None:
+        """Begin anew with a server that remembers nothing of this worker."""
+        self._history = History()
