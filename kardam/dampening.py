@@ -59,8 +59,8 @@ class Curvature:
     ones do not. The raw growth is mostly mini-batch noise, sqrt(2) sigma over the displacement, and
     would cut the rate of everybody; so K^2 is the slope of ||g - g'||^2 on ||x - x'||^2, whose
     intercept 2 sigma^2 takes up the noise: a least-squares fit for each worker over his answers,
-    each older one counting `memory` times the next. K is held between the (f+1)-th and the (n-f)-th
-    smallest of all workers', so that a liar's is no larger than an honest one's.
+    each older one counting `memory` times the next. K is held between the (f+1)-th smallest
+    and largest of all workers', so that a liar's is no larger than an honest one's.
     """
 
     compares = True
@@ -69,7 +69,7 @@ class Curvature:
         if not 0 < memory < 1:
             raise ValueError(f"expected 0 < memory < 1, got {memory}")
         self.n, self.f, self.memory = n, f, memory
-        self.curvatures = Population(n)
+        self.curvatures = Population()
         self._fits: dict[WorkerId, _Line] = {}
 
     def weigh(self, evidence: Evidence) -> float:
@@ -78,10 +78,9 @@ class Curvature:
         line = self._fits.setdefault(evidence.worker, _Line(self.memory))
         line.add(evidence.change.displacement**2, evidence.change.difference**2)
         self.curvatures[evidence.worker] = math.sqrt(max(line.slope(), 0.0))
-        low = self.curvatures.smallest(self.f + 1)
-        high = self.curvatures.smallest(self.n - self.f)
-        if not high < math.inf:
+        if len(self.curvatures) < self.n - self.f:
             return 1.0
+        low, high = self.curvatures.smallest(self.f + 1), self.curvatures.largest(self.f + 1)
         curvature = min(max(self.curvatures[evidence.worker], low), high)
         wrong = curvature * evidence.drift
         return evidence.norm / (evidence.norm + wrong) if wrong > 0 else 1.0

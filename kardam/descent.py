@@ -12,7 +12,7 @@ import numpy as np
 from kardam.aggregators import Mean, Quorum, clipped_median
 from kardam.dampening import Dampening
 from kardam.filters import Stage
-from kardam.growth import Evidence, Exact, History, Lens, norm
+from kardam.growth import Change, Evidence, Exact, History, Lens, norm
 from kardam.messages import Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
 from kardam.rates import Rate
 
@@ -103,15 +103,20 @@ class Descent:
             return self._verdict(gradient, Refusal("unasked"))
         if gradient.g.shape != self.model.x.shape or gradient.g.dtype != np.float32:
             return self._verdict(gradient, Refusal("malformed"), loan)
-        length = norm(gradient.g)
-        if not length < math.inf:
-            return self._verdict(gradient, Refusal("nonfinite", length), loan)
-        return self._judge(gradient, loan, self._measure(gradient, loan, length))
+        evidence = self._measure(gradient, loan)
+        if not evidence.norm < math.inf:
+            self.filter.judge(evidence)
+            return self._verdict(gradient, Refusal("nonfinite", evidence.norm), loan, evidence)
+        return self._judge(gradient, loan, evidence)
 
-    def _measure(self, gradient: Gradient, loan: HandOut, length: float) -> Evidence:
+    def _measure(self, gradient: Gradient, loan: HandOut) -> Evidence:
         g, x = self._lens.look(gradient.g), self._lens.look(loan.model.x)
-        change = None
-        if self._compares:
+        length = norm(gradient.g)
+        change: Change | None = None
+        if not length < math.inf:
+            # It has no place in a history; what it shows is an infinite growth.
+            change = Change(since=0, difference=math.inf, displacement=1.0)
+        elif self._compares:
             history = self._histories[gradient.worker]
             change = history.add(gradient.ticket, loan.model.version, g, x)
         return Evidence(

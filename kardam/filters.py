@@ -97,16 +97,17 @@ class Chain(Stage):
 
 
 class Growth(Stage):
-    """The Lipschitz filter: a worker's growth against the latest of all n, its own new one
-    included.
+    """The Lipschitz filter: a worker's growth against the latest of all workers, its own included.
 
-    With K_(k) the k-th smallest of the n, unknown ones counting as +inf:
+    Of the latest K of all workers, sorted:
 
-        upper       K_p <= K_(n-f)                 (Kardam, ICML 2018)
-        middle      K_(f+1) <= K_p <= K_(n-f)      (without the lowest and the highest f: the
-                                                    authors' own telling)
-        low, high   the ranks in (low n, high n]   (the knob itself)
+        upper       the highest f thrown away            (Kardam, ICML 2018)
+        middle      the lowest and the highest f         (the authors' own telling)
+        low, high   the lowest low n, the highest n - high n    (the knob itself)
         relative    median/c <= K_p <= c median
+
+    and the ends of what is left are the bounds. So with all n known the upper one is the (n-f)-th
+    smallest, and at any time neither lies beyond what some honest worker has shown.
 
     K_p is ||g - g'|| / ||x - x'||^exponent. Exponent 1 is the Lipschitz coefficient of the paper;
     with mini-batches its numerator is mostly noise, which no displacement changes, so it is large
@@ -137,32 +138,35 @@ class Growth(Stage):
             raise ValueError("c=... and band=relative go together")
         if c is not None and not c > 1:
             raise ValueError(f"expected c > 1, got {c}")
-        first = 1 if band == "upper" else f + 1
-        last = n - f
+        lowest = 0 if band == "upper" else f
+        highest = f
         if low is not None:
-            first = math.floor(round(low * n, 9)) + 1
+            lowest = math.floor(round(low * n, 9))
         if high is not None:
-            last = math.floor(round(high * n, 9))
-        if not 1 <= first <= last <= n:
+            highest = n - math.floor(round(high * n, 9))
+        if not (lowest >= 0 and highest >= 0 and lowest + highest < n):
             raise ValueError(
                 "expected 0 <= low < high <= 1 with a worker in between,"
                 f" got low={low}, high={high}, n={n}"
             )
         self.n, self.f, self.c, self.exponent = n, f, c, exponent
-        self.first, self.last = first, last
-        self.growths = Population(n)
+        # How many are thrown away at each end.
+        self.lowest, self.highest = lowest, highest
+        self.growths = Population()
 
     @property
     def ready(self) -> bool:
-        return self.growths.known >= self.n - self.f
+        return len(self.growths) >= max(self.n - self.f, self.lowest + self.highest + 1)
 
     def bounds(self) -> tuple[float, float]:
-        """What is admitted now: low <= K_p <= high."""
+        """What is admitted now: low <= K_p <= high. NaN, which admits nothing, while not ready."""
+        if not self.ready:
+            return math.nan, math.nan
         if self.c is not None:
             median = self.growths.median()
             return median / self.c, median * self.c
-        low = 0.0 if self.first == 1 else self.growths.smallest(self.first)
-        return low, self.growths.smallest(self.last)
+        low = self.growths.smallest(self.lowest + 1) if self.lowest > 0 else 0.0
+        return low, self.growths.largest(self.highest + 1)
 
     def judge(self, evidence: Evidence) -> Refusal | None:
         change = evidence.change
@@ -179,7 +183,7 @@ class Growth(Stage):
         if self.c is not None:
             return None
         n, f = self.n, self.f
-        kept = self.last - self.first + 1
+        kept = n - self.lowest - self.highest
         return Slowdown(kept / n, max(kept - f, 0) / (n - f), min(kept / (n - f), 1.0))
 
 
@@ -217,17 +221,17 @@ class Frequency(Stage):
 class Clip(Stage):
     """Scale an admitted gradient down to the median of all workers' latest norms.
 
-    Beyond the paper: a growth test cannot see that a vector is ten times too long. The median of n
-    > 2f numbers lies between honest ones.
+    Beyond the paper: a growth test cannot see that a vector is ten times too long. The median of
+    more than 2f numbers lies between honest ones.
     """
 
     def __init__(self, n: int, f: int) -> None:
         self.n, self.f = n, f
-        self.norms = Population(n)
+        self.norms = Population()
 
     @property
     def ready(self) -> bool:
-        return self.norms.known >= self.n - self.f
+        return len(self.norms) >= self.n - self.f
 
     def judge(self, evidence: Evidence) -> Refusal | None:
         self.norms[evidence.worker] = evidence.norm
@@ -253,22 +257,22 @@ class ServerGrowth(Stage):
 
     def __init__(self, n: int, f: int) -> None:
         self.n, self.f = n, f
-        self.growths = Population(n)
+        self.growths = Population()
         self._previous: tuple[Vector, Vector] | None = None
 
     @property
     def ready(self) -> bool:
-        return self._previous is not None and self.growths.known >= self.n - self.f
+        return self._previous is not None and len(self.growths) >= self.n - self.f
 
     def judge(self, evidence: Evidence) -> Refusal | None:
         if evidence.change is not None:
             self.growths[evidence.worker] = evidence.change.growth
-        if self._previous is None:
+        if self._previous is None or not self.ready:
             return Refusal("unmeasured")
         g, x = self._previous
         moved = distance(evidence.now, x)
         growth = distance(evidence.g, g) / moved if moved > 0 else math.inf
-        high = self.growths.smallest(self.n - self.f)
+        high = self.growths.largest(self.f + 1)
         return None if growth <= high < math.inf else Refusal("server_growth", growth, 0.0, high)
 
     def admit(self, evidence: Evidence) -> None:

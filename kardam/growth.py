@@ -104,43 +104,44 @@ class History:
 
 
 class Population:
-    """The latest number of each of n workers, in order.
+    """The latest number that each worker has shown, in order. Setting and asking cost O(log n).
 
-    One that is unknown, NaN or infinite counts as +inf, so that it is the largest and leaks into no
-    other rank. Setting and asking cost O(log n).
+    What is NaN or infinite is the largest, and leaks into no other rank. A worker that has shown
+    nothing is not counted: it may be honest, and to rank it as infinite would lift a liar into the
+    place of an honest number.
     """
 
-    def __init__(self, n: int) -> None:
-        self.n = n
+    def __init__(self) -> None:
         self._latest: dict[WorkerId, float] = {}
         self._sorted: SortedList = SortedList()
 
     def __setitem__(self, worker: WorkerId, value: float) -> None:
         if worker in self._latest:
-            self._sorted.remove(self._latest.pop(worker))
-        if math.isfinite(value):
-            self._latest[worker] = value
-            self._sorted.add(value)
+            self._sorted.remove(self._latest[worker])
+        shown = value if math.isfinite(value) else math.inf
+        self._latest[worker] = shown
+        self._sorted.add(shown)
 
     def __getitem__(self, worker: WorkerId) -> float:
-        return self._latest.get(worker, math.inf)
+        return self._latest[worker]
 
-    @property
-    def known(self) -> int:
-        """How many of the n are finite."""
+    def __len__(self) -> int:
+        """How many workers have shown one."""
         return len(self._latest)
 
     def smallest(self, k: int) -> float:
-        """The k-th smallest of the n, k from 1 to n. An order statistic, never interpolated: a lie
-        cannot leak.
-        """
-        if not 1 <= k <= self.n:
-            raise ValueError(f"expected 1 <= k <= {self.n}, got k={k}")
-        return float(self._sorted[k - 1]) if k <= self.known else math.inf
+        """The k-th smallest, from 1. An order statistic, never interpolated: a lie cannot leak."""
+        if not 1 <= k <= len(self):
+            raise ValueError(f"expected 1 <= k <= {len(self)}, got k={k}")
+        return float(self._sorted[k - 1])
+
+    def largest(self, k: int) -> float:
+        """The k-th largest, from 1."""
+        return self.smallest(len(self) + 1 - k)
 
     def median(self) -> float:
-        """The lower median of the n."""
-        return self.smallest((self.n + 1) // 2)
+        """The lower median."""
+        return self.smallest((len(self) + 1) // 2)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from kardam.errors import KardamError, UsageError, suggest
 T = TypeVar("T")
 
 # A `+` that joins stages, not the one inside 1e+5.
-_JOINT = re.compile(r"\+(?=[A-Za-z_])")
+_JOINT = re.compile(r"\+(?=\s*[A-Za-z_])")
 _IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)(?::(.*))?")
 
 
