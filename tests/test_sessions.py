@@ -1,0 +1,598 @@
+"""Both halves of the protocol on a fake wire: who is who, what may be sent when, what a death gives
+back.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kardam.link import FORGOTTEN, SILENT, Lease, Welcomed
+from kardam.messages import (
+    Again,
+    Beat,
+    Books,
+    Bye,
+    Declared,
+    Denied,
+    Enrol,
+    Enrolled,
+    Grant,
+    Halt,
+    Hello,
+    Judged,
+    Lent,
+    Part,
+    Pull,
+    Push,
+    Query,
+    Report,
+)
+from kardam.protocol import CHUNK_BYTES, PROTOCOL
+from kardam.sessions import GONE, MISSING, UPLOAD_SECONDS, Send
+from tests.town import Host, Town
+
+# Two chunks and a bit; large enough that every upload asks first.
+LARGE = 2 * CHUNK_BYTES // 4 + 5
+ONE = np.ones(3, np.float32)
+
+
+def large(value: float = 1.0) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    return np.full(LARGE, value, np.float32)
+
+
+def ask(town: Town, host: Host, ticket: int) -> None:
+    """Ask leave for an upload, and send nothing of it."""
+    town.say(host, Push(ticket, None, None, 0.0, 1))
+
+
+def lease(town: Town, host: Host) -> Lease:
+    got = town.pull(host)
+    assert got is not None
+    return got
+
+
+# --- the way of one gradient ---
+
+
+def test_a_worker_is_welcomed_with_the_terms_and_the_manifest() -> None:
+    town = Town(n=4, d=3)
+    news = town.join(worker=2).last(Welcomed)
+    assert (news.terms.worker, news.terms.n, news.terms.seed) == (2, 4, 5)
+    assert (news.terms.task, news.anew) == ("digits", True)
+    assert news.manifest == town.sessions.terms.manifest
+
+
+def test_a_model_goes_down_and_a_gradient_up_to_the_bit() -> None:
+    town = Town(d=LARGE)
+    worker = town.join()
+    x = np.random.default_rng(0).standard_normal(LARGE).astype(np.float32)
+    town.sessions.descent.model = type(town.sessions.descent.model)(0, x)
+    got = lease(town, worker)
+    assert got.model.x.tobytes() == x.tobytes()
+    judged = town.push(worker, got.ticket, x)
+    assert judged is not None
+    assert judged.admitted
+    stepped = x - np.float32(0.1) * x
+    assert town.sessions.descent.model.x.tobytes() == stepped.tobytes()
+
+
+def test_a_version_that_the_worker_still_has_does_not_travel_again() -> None:
+    town = Town(n=4)
+    first, second = town.join(worker=0), town.join(worker=1)
+    lease(town, first)
+    town.sent.clear()
+    again = lease(town, first)
+    assert [type(m) for m in town.sent] == [Pull, Lent]
+    assert again.model.version == 0
+    town.answer(second, ONE)
+    assert lease(town, second).model.version == 1
+
+
+def test_a_large_gradient_is_asked_for_and_a_small_one_comes_at_once_on_credit() -> None:
+    town = Town(d=3)
+    worker = town.join()
+    assert town.answer(worker, ONE) is not None
+    assert any(isinstance(m, Grant) for m in town.sent)
+    town.sent.clear()
+    assert town.answer(worker, ONE) is not None
+    assert not any(isinstance(m, Grant | Part) for m in town.sent[3:])
+
+
+def test_the_worker_is_told_the_rule_and_no_number() -> None:
+    town = Town(n=4, quorum=1, preset="middle")
+    worker = town.join()
+    town.answer(worker, ONE)
+    judged = town.answer(worker, ONE)
+    assert judged == Judged(judged.ticket, False, "startup", 0, True) if judged else False
+
+
+def test_what_a_worker_declares_reaches_the_books() -> None:
+    town = Town(n=4)
+    worker = town.join(worker=3)
+    town.push(worker, lease(town, worker).ticket, ONE, Declared(2.0, 1))
+    assert town.sessions.stats.workers[3].tally.delivered == 1
+
+
+# --- what is refused ---
+
+
+def test_a_push_for_no_loan_is_refused_before_its_bytes_are_sent() -> None:
+    town = Town(d=LARGE)
+    worker = town.join()
+    lease(town, worker)
+    town.sent.clear()
+    judged = town.push(worker, 99, large())
+    assert judged is not None
+    assert judged.rule == "unasked"
+    assert [type(m) for m in town.sent] == [Push, Judged]
+
+
+def test_an_answer_is_taken_once() -> None:
+    town = Town()
+    worker = town.join()
+    got = lease(town, worker)
+    town.push(worker, got.ticket, ONE)
+    before = town.sessions.descent.model
+    again = town.push(worker, got.ticket, ONE)
+    assert again is not None
+    assert again.rule == "unasked"
+    assert town.sessions.descent.model is before
+
+
+def test_a_body_without_a_credit_is_refused() -> None:
+    town = Town()
+    worker = town.join()
+    got = lease(town, worker)
+    town.say(worker, Push(got.ticket, None, None, 0.0, 1), ONE.tobytes())
+    assert town.sessions.stats.total.refused == {"ungranted": 1}
+    assert town.sessions.descent.model.version == 0
+
+
+@pytest.mark.parametrize("size", [1, 11, 13, 4096])
+def test_a_body_of_the_wrong_length_is_refused(size: int) -> None:
+    town = Town(d=3)
+    worker = town.join()
+    town.answer(worker, ONE)
+    got = lease(town, worker)
+    town.say(worker, Push(got.ticket, None, None, 0.0, 1), bytes(size))
+    assert town.sessions.stats.total.refused == {"malformed": 1}
+
+
+@pytest.mark.parametrize(
+    ("index", "size"), [(1, CHUNK_BYTES), (0, 10), (0, CHUNK_BYTES - 4), (2, 20)]
+)
+def test_a_part_out_of_order_or_of_the_wrong_length_ends_the_upload(index: int, size: int) -> None:
+    town = Town(d=LARGE)
+    worker = town.join()
+    got = lease(town, worker)
+    ask(town, worker, got.ticket)
+    town.say(worker, Part(got.ticket, index), bytes(size))
+    assert town.sessions.stats.total.refused == {"malformed": 1}
+    # The loan is closed and nothing is reserved: the worker begins anew.
+    assert town.answer(worker, large()) is not None
+
+
+def test_a_part_that_nobody_granted_is_a_violation_and_no_more() -> None:
+    town = Town()
+    worker = town.join()
+    got = lease(town, worker)
+    town.say(worker, Part(got.ticket, 0), ONE.tobytes())
+    assert town.sessions.stats.violations == 1
+    assert town.push(worker, got.ticket, ONE) is not None
+
+
+def test_at_most_two_models_are_lent_to_a_worker() -> None:
+    town = Town()
+    worker = town.join()
+    lease(town, worker)
+    lease(town, worker)
+    assert town.pull(worker) is None
+    assert town.sessions.stats.violations == 1
+
+
+def test_loans_are_answered_in_order_so_a_later_answer_forfeits_the_earlier() -> None:
+    town = Town()
+    worker = town.join()
+    first, second = lease(town, worker), lease(town, worker)
+    judged = town.push(worker, second.ticket, ONE)
+    assert judged is not None
+    assert judged.admitted
+    late = town.push(worker, first.ticket, ONE)
+    assert late is not None
+    assert late.rule == "unasked"
+
+
+@pytest.mark.parametrize("role", ["worker", "evaluator"])
+def test_only_an_operator_reads_the_books(role: str) -> None:
+    town = Town()
+    peer = town.join(role)  # type: ignore[arg-type]
+    town.act(peer, peer.link.query(town.now))
+    assert peer.heard(Books) == 0
+    assert town.sessions.stats.violations == 1
+
+
+@pytest.mark.parametrize("message", [Pull(-1), Push(1, None, None, 0.0, 1), Part(1, 0)])
+def test_an_operator_gives_no_gradients(message: Pull | Push | Part) -> None:
+    town = Town()
+    operator = town.join("operator")
+    town.say(operator, message)
+    assert town.sessions.stats.violations == 1
+
+
+def test_a_worker_reports_no_accuracy() -> None:
+    town = Town()
+    town.say(town.join(), Report(0, 0.0, 1.0))
+    assert town.sessions.stats.held_out == []
+
+
+# --- who is who ---
+
+
+def test_an_unknown_token_and_a_token_of_another_role_are_denied_for_good() -> None:
+    town = Town()
+    for host in (
+        town.join(token="guess"),
+        town.join("operator", token=town.sessions.tokens.issue(0)),
+        town.join("worker", token=town.sessions.tokens.operator),
+    ):
+        denied = host.last(Denied)
+        assert denied.final
+        assert "token" in denied.reason
+        assert host.heard(Welcomed) == 0
+
+
+def test_who_has_not_said_hello_is_asked_to() -> None:
+    town = Town()
+    worker = town.join()
+    town.restart()
+    town.sent.clear()
+    town.say(worker, Beat("idle"))
+    assert [type(m).__name__ for m in town.sent] == ["Beat", "Again", "Hello", "Welcome"]
+
+
+def test_tokens_number_n_and_no_more() -> None:
+    town = Town(n=2)
+    enrol = Enrol(PROTOCOL, "", "", False)
+    answers = [town.sessions.receive(b"x", enrol, b"", 0.0)[0] for _ in range(3)]
+    assert [type(a.message) for a in answers if isinstance(a, Send)] == [Enrolled, Enrolled, Denied]
+
+
+def test_who_left_makes_room_and_the_old_token_is_worth_nothing() -> None:
+    town = Town(n=1)
+    old = town.sessions.tokens.issue(0)
+    worker = town.join(token=old)
+    enrol = Enrol(PROTOCOL, "", "slow", False)
+    assert isinstance(town.sessions.receive(b"x", enrol, b"", 0.0)[0].message, Denied)  # type: ignore[union-attr]
+    town.act(worker, worker.link.bye())
+    assert town.sessions.presence(0, town.now) == "left"
+    enrolled = town.sessions.receive(b"x", enrol, b"", 0.0)[0].message  # type: ignore[union-attr]
+    assert isinstance(enrolled, Enrolled)
+    assert town.sessions.presence(0, town.now) == "expected"
+    assert town.join(token=old).heard(Denied) == 1
+    assert town.join(token=enrolled.token).heard(Welcomed) == 1
+
+
+def test_one_live_session_a_token_and_the_newest_is_it() -> None:
+    town = Town()
+    token = town.sessions.tokens.issue(1)
+    first, second = town.join(token=token), town.join(token=token)
+    assert "somebody else" in first.last(Denied).reason
+    assert town.answer(second, ONE) is not None
+
+
+def test_an_evaluator_pulls_without_a_loan_and_reports() -> None:
+    town = Town()
+    evaluator, worker = town.join("evaluator"), town.join()
+    got = lease(town, evaluator)
+    assert (got.ticket, got.model.version) == (0, 0)
+    town.answer(worker, ONE)
+    assert lease(town, evaluator).model.version == 1
+    town.act(evaluator, evaluator.link.report(1, 0.5, 0.9))
+    assert town.sessions.stats.held_out == [(1, town.now, 0.5, 0.9)]
+
+
+def test_the_books_are_json_with_every_workers_state() -> None:
+    town = Town(n=4)
+    town.answer(town.join(worker=1), ONE)
+    operator = town.join("operator")
+    town.act(operator, operator.link.query(town.now))
+    assert operator.heard(Books) == 1
+    books = json.loads(json.dumps(town.sessions.books(town.now)))
+    assert [(row["worker"], row["state"]) for row in books["workers"]] == [(1, "alive")]
+
+
+# --- credit, grants, budget ---
+
+
+def test_no_more_is_granted_than_the_budget_and_who_waits_is_served_in_order() -> None:
+    town = Town(n=40, d=LARGE)
+    workers = town.everybody()
+    leases = [lease(town, worker) for worker in workers]
+    for worker, got in zip(workers, leases, strict=True):
+        ask(town, worker, got.ticket)
+    granted = [m.ticket for m in town.sent if isinstance(m, Grant)]
+    most = town.sessions._budget // (4 * LARGE)
+    assert len(granted) == most < 40
+    assert town.sessions._reserved == most * 4 * LARGE
+    # The first one sends its parts, and the first that waits takes its place.
+    for index in range(3):
+        part = large().tobytes()[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+        town.say(workers[0], Part(leases[0].ticket, index), part)
+    granted = [m.ticket for m in town.sent if isinstance(m, Grant)]
+    assert granted == [got.ticket for got in leases[: most + 1]]
+
+
+@pytest.mark.parametrize("how", ["bye", "gone", "hello", "late"])
+def test_a_worker_that_dies_with_a_grant_gives_its_budget_back(how: str) -> None:
+    town = Town(n=2, d=LARGE)
+    worker = town.join(worker=0)
+    got = lease(town, worker)
+    ask(town, worker, got.ticket)
+    assert town.sessions._reserved == 4 * LARGE
+    match how:
+        case "bye":
+            town.act(worker, worker.link.bye())
+        case "gone":
+            worker.up = False
+            town.tick(GONE + 1)
+        case "hello":
+            town.reconnect(worker)
+        case _:
+            town.tick(UPLOAD_SECONDS + 4 * LARGE / 100_000 + 1)
+            assert town.sessions.stats.total.refused == {"late": 1}
+    assert town.sessions._reserved == 0
+
+
+def test_a_worker_that_dies_while_it_waits_for_a_grant_is_not_waited_for() -> None:
+    town = Town(n=40, d=LARGE)
+    workers = town.everybody()
+    for worker in workers:
+        ask(town, worker, lease(town, worker).ticket)
+    waiting = list(town.sessions._asking)
+    assert waiting
+    for session in waiting:
+        town.act(town.hosts[session.peer], town.hosts[session.peer].link.bye())
+    assert not town.sessions._asking
+
+
+def test_a_second_push_while_one_is_open_is_a_violation() -> None:
+    town = Town(d=LARGE)
+    worker = town.join()
+    first, second = lease(town, worker), lease(town, worker)
+    ask(town, worker, first.ticket)
+    ask(town, worker, second.ticket)
+    assert town.sessions.stats.violations == 1
+
+
+# --- liveness ---
+
+
+def test_a_silent_worker_is_missing_then_gone_and_heals_by_itself() -> None:
+    town = Town(n=2)
+    worker = town.join(worker=1)
+    town.tick(2)
+    assert town.sessions.presence(1, town.now) == "alive"
+    worker.up = False
+    town.tick(MISSING + 1)
+    assert town.sessions.presence(1, town.now) == "missing"
+    worker.up = True
+    town.tick(2)
+    assert town.sessions.presence(1, town.now) == "alive"
+    worker.up = False
+    town.tick(GONE + 1)
+    assert town.sessions.presence(1, town.now) == "gone"
+    worker.up = True
+    town.tick(2)
+    assert town.sessions.presence(1, town.now) == "alive"
+    assert town.answer(worker, ONE) is not None
+
+
+def test_a_busy_worker_beats_so_it_is_never_missing() -> None:
+    town = Town()
+    worker = town.join()
+    lease(town, worker)
+    for _ in range(60):
+        town.tick(1)
+        assert town.sessions.presence(0, town.now) == "alive"
+
+
+def test_no_model_goes_out_before_a_quorum_is_there_and_then_to_all_who_asked() -> None:
+    town = Town(n=4, quorum=3)
+    early = [town.join(worker=0), town.join(worker=1)]
+    assert [town.pull(worker) for worker in early] == [None, None]
+    assert town.sessions.status() == "waiting (2 of 3)"
+    town.join(worker=2)
+    assert [worker.heard(Lease) for worker in early] == [1, 1]
+    assert town.sessions.status() == "running"
+
+
+def test_a_run_that_loses_its_quorum_waits_and_goes_on_when_it_is_back() -> None:
+    town = Town(n=3, quorum=3)
+    workers = town.everybody()
+    town.act(workers[2], workers[2].link.bye())
+    assert town.pull(workers[0]) is None
+    assert town.sessions.status() == "waiting (2 of 3)"
+    town.reconnect(workers[2])
+    assert workers[0].heard(Lease) == 1
+
+
+# --- lines that break, servers that restart ---
+
+
+@pytest.mark.parametrize("d", [3, LARGE])
+def test_after_a_broken_line_a_held_gradient_is_still_welcome(d: int) -> None:
+    town = Town(d=d)
+    worker = town.join()
+    got = lease(town, worker)
+    worker.up = False
+    town.push(worker, got.ticket, np.ones(d, np.float32))
+    town.reconnect(worker)
+    judged = worker.last(Judged)
+    assert (judged.ticket, judged.admitted) == (got.ticket, True)
+
+
+def test_after_a_broken_line_a_pull_is_asked_again_and_the_lost_loan_is_forgotten() -> None:
+    town = Town()
+    worker = town.join()
+    for _ in range(5):
+        worker.up = False
+        town.act(worker, worker.link.pull(town.now))
+        town.reconnect(worker)
+    assert worker.heard(Lease) == 5 - 3  # two are open, and the server lends no third
+
+
+def test_a_restarted_server_is_noticed_by_its_epoch_and_the_answer_to_the_old_one_dropped() -> None:
+    town = Town()
+    worker = town.join()
+    got = lease(town, worker)
+    town.restart()
+    town.push(worker, got.ticket, ONE)
+    assert worker.last(Judged) == Judged(got.ticket, False, "restarted", 0, False)
+    assert worker.last(Welcomed).anew
+    assert town.sessions.descent.model.version == 0
+    assert town.answer(worker, ONE) is not None
+
+
+def test_a_server_that_is_silent_is_given_up_and_sought_again() -> None:
+    town = Town()
+    worker = town.join()
+    del town.hosts[worker.peer]
+    actions = worker.link.tick(town.now + SILENT + 0.1)
+    assert [type(action).__name__ for action in actions] == ["Reconnect"]
+
+
+def test_a_request_whose_answer_was_lost_is_asked_again_though_the_server_beats() -> None:
+    town = Town()
+    worker = town.join()
+    town.hosts.pop(worker.peer)
+    town.act(worker, worker.link.pull(town.now))  # the answer goes nowhere
+    town.hosts[worker.peer] = worker
+    town.tick(FORGOTTEN + 2)
+    assert worker.heard(Lease) == 1
+
+
+# --- the end ---
+
+
+def test_draining_lends_nothing_and_lets_uploads_finish() -> None:
+    town = Town(n=3, d=LARGE)
+    worker, other = town.join(worker=0), town.join(worker=1)
+    got = lease(town, worker)
+    ask(town, worker, got.ticket)
+    town.sessions.drain()
+    assert not town.sessions.drained
+    assert town.pull(other) is None
+    assert town.join(worker=2).heard(Denied) == 1
+    for index in range(3):
+        part = large().tobytes()[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+        town.say(worker, Part(got.ticket, index), part)
+    assert town.sessions.drained
+    assert town.sessions.descent.model.version == 1
+
+
+def test_halting_tells_everybody() -> None:
+    town = Town(n=3)
+    workers = town.everybody()
+    told = [e.peer for e in town.sessions.halt("enough") if isinstance(e, Send)]
+    assert sorted(told) == sorted(worker.peer for worker in workers)
+    assert all(e.message == Halt("enough") for e in town.sessions.halt("enough"))  # type: ignore[union-attr]
+
+
+# --- anything, in any order ---
+
+ROGUE = st.one_of(
+    st.builds(Pull, st.integers(-1, 3)),
+    st.builds(Push, st.integers(0, 9), st.none(), st.none(), st.just(0.0), st.just(1)),
+    st.builds(Part, st.integers(0, 9), st.integers(0, 3)),
+    st.builds(Report, st.integers(0, 3), st.just(0.0), st.just(0.0)),
+    st.just(Query()),
+    st.just(Beat("idle")),
+    st.just(Bye()),
+    st.just(Hello(PROTOCOL, "", "worker", "guess", "", False, ())),
+    st.just(Enrol(PROTOCOL, "", "", False)),
+)
+
+
+class AnyConversation(RuleBasedStateMachine):
+    """Honest links, lines that break, servers that restart, and a rogue who says anything."""
+
+    @initialize(d=st.sampled_from([3, LARGE]), preset=st.sampled_from(["none", "middle"]))
+    def begin(self, d: int, preset: str) -> None:
+        self.town = Town(n=4, d=d, preset=preset)
+        self.workers = [self.town.join(worker=worker) for worker in range(3)]
+        self.rogue = self.town.join(worker=3)
+        self.held: dict[int, list[int]] = {0: [], 1: [], 2: []}
+
+    @rule(who=st.integers(0, 2))
+    def work(self, who: int) -> None:
+        worker = self.workers[who]
+        if not worker.up:
+            self.town.reconnect(worker)
+        lease_ = self.town.pull(worker)
+        if lease_ is not None:
+            judged = self.town.push(worker, lease_.ticket, np.ones(self.town.d, np.float32))
+            assert judged is not None
+            assert judged.rule in ("", "startup", "unmeasured", "growth", "restarted")
+
+    @rule(who=st.integers(0, 2))
+    def break_line(self, who: int) -> None:
+        self.workers[who].up = False
+
+    @rule(message=ROGUE, body=st.sampled_from([b"", bytes(12), bytes(CHUNK_BYTES)]))
+    def lie(self, message: Push | Part, body: bytes) -> None:
+        body = body if isinstance(message, Push | Part) else b""
+        self.town.say(self.rogue, message, body)
+
+    @rule(seconds=st.sampled_from([1, 5, 40]))
+    def wait(self, seconds: int) -> None:
+        self.town.tick(seconds)
+
+    @rule()
+    def restart(self) -> None:
+        self.town.restart()
+
+    @precondition(lambda self: hasattr(self, "town"))
+    @invariant()
+    def what_is_reserved_is_what_the_sessions_hold_and_within_the_budget(self) -> None:
+        sessions = self.town.sessions
+        held = sum(s.reserved for s in sessions._sessions.values())
+        assert sessions._reserved == held <= sessions._budget
+
+    @precondition(lambda self: hasattr(self, "town"))
+    @invariant()
+    def no_honest_link_is_told_what_it_cannot_understand(self) -> None:
+        assert not any(worker.confused for worker in self.workers)
+
+    @precondition(lambda self: hasattr(self, "town"))
+    @invariant()
+    def the_books_add_up(self) -> None:
+        total = self.town.sessions.stats.total
+        assert total.delivered == total.admitted + sum(total.refused.values())
+
+    def teardown(self) -> None:
+        """When the faults stop, everybody's work is received again."""
+        for worker in self.workers:
+            self.town.reconnect(worker)
+        for worker in self.workers:
+            before = worker.heard(Judged)
+            lease_ = self.town.pull(worker)
+            assert lease_ is not None
+            self.town.push(worker, lease_.ticket, np.ones(self.town.d, np.float32))
+            assert worker.heard(Judged) == before + 1
+
+
+TestAnyConversation = AnyConversation.TestCase
+TestAnyConversation.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+def test_again_is_answered_with_a_hello_that_says_what_is_held() -> None:
+    town = Town()
+    worker = town.join()
+    got = lease(town, worker)
+    (said,) = worker.link.receive(Again(), b"", town.now)
+    assert getattr(said, "message", None) is not None
+    assert said.message.holds == (got.ticket,)  # type: ignore[union-attr]
