@@ -221,6 +221,9 @@ class Client:
                 wire.run(self._wishes, self._wake_out, self._ending, self.patience)
         except BaseException as error:
             self._news.put(error)
+        else:
+            # Nothing comes any more: whoever waits in another thread must hear of it.
+            self._news.put(Halted("this client was closed"))
 
 
 class _Wire:
@@ -254,25 +257,29 @@ class _Wire:
     ) -> None:
         """Until `ending` is set; raises Unreachable when the server is silent for `patience`."""
         self._heard = time.monotonic()
-        while True:
-            now = time.monotonic()
-            if self._socket is None and now >= self._open_at:
-                self._open(now)
-            self._wait(wake)
-            now = time.monotonic()
-            while wishes:
-                self._do(wishes.popleft()(now), now)
-            self._read(now)
-            if self._socket is not None:
-                self._do(self._link.tick(now), now)
-            self._flush()
-            if ending.is_set() and not self._outbox:
-                break
-            if now - self._heard > patience:
-                raise Unreachable(
-                    f"{self._endpoint}: nothing heard for {patience:g} s; is a kardam server there?"
-                )
-        self._close(LINGER_MS)
+        try:
+            while not ending.is_set() or (self._outbox and self._socket is not None):
+                self._turn(wishes, wake)
+                if time.monotonic() - self._heard > patience:
+                    raise Unreachable(
+                        f"{self._endpoint}: nothing heard for {patience:g} s;"
+                        " is a kardam server there?"
+                    )
+        finally:
+            self._close(LINGER_MS if ending.is_set() else 0)
+
+    def _turn(self, wishes: deque[Callable[[float], list[Action]]], wake: socket.socket) -> None:
+        """Wait for something to happen, a tick at most, and deal with all that did."""
+        if self._socket is None and time.monotonic() >= self._open_at:
+            self._open(time.monotonic())
+        self._wait(wake)
+        now = time.monotonic()
+        while wishes:
+            self._do(wishes.popleft()(now), now)
+        self._read(now)
+        if self._socket is not None:
+            self._do(self._link.tick(now), now)
+        self._flush()
 
     def _wait(self, wake: socket.socket) -> None:
         poller = zmq.Poller()

@@ -220,7 +220,7 @@ async def serve(
             socket.bind(bind)
         except zmq.ZMQError as error:
             free = "tcp://127.0.0.1:0 takes any free port"
-            raise Unreachable(f"--bind {bind}: {error.strerror}; {free}") from error
+            raise Unreachable(f"--bind {bind}: {zmq.strerror(error.errno or 0)}; {free}") from error
         server = Server(sessions, socket, socket.get_string(zmq.LAST_ENDPOINT), observe)
         try:
             async with asyncio.TaskGroup() as tasks:
