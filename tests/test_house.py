@@ -1,0 +1,144 @@
+"""The architecture, as a machine reads it: imports run down, and each library enters by its own
+door.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parent.parent
+
+# From the roof to the ground. A module imports from below its own line; beside itself, nothing.
+PLAN = """
+workers.__main__
+workers.swarm  workers.nursery
+workers.simulation  workers.process
+workers.crew  workers.objective
+workers.worker  workers.tasks
+workers.attacks  workers.latency  workers.tasks.digits
+workers.tasks.task
+workers
+kardam.__main__
+kardam.daemon
+kardam.server
+kardam.client  kardam.view  kardam.recipe  kardam.checkpoint
+kardam.sessions  kardam.link
+kardam.descent  kardam.stats  kardam.keys
+kardam.filters  kardam.dampening  kardam.aggregators  kardam.rates
+kardam.growth  kardam.protocol
+kardam.messages  kardam.spec
+kardam.errors
+kardam
+"""
+
+SHELLS = {"kardam.client", "kardam.server", "kardam.daemon", "kardam.keys", "kardam.checkpoint"}
+SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
+MAINS = {"kardam.__main__", "workers.__main__"}
+TORCH = {"workers.tasks", "workers.tasks.task", "workers.tasks.digits", "workers.objective"}
+TORCH |= {"workers.process", "workers.nursery"}
+
+# Who may import it; a library that is not listed, and is not the standard library's, nobody may.
+DOORS = {
+    "zmq": {"kardam.client", "kardam.server"},
+    "msgpack": {"kardam.protocol"},
+    "torch": TORCH,
+    "sklearn": {"workers.tasks.digits"},
+    "uvloop": MAINS,
+    "click": MAINS,
+    "rich": {"kardam.view", *MAINS},
+    "safetensors": {"kardam.checkpoint"},
+    "sortedcontainers": {"kardam.growth"},
+    "asyncio": {"kardam.server", "kardam.daemon", "workers.swarm", "workers.__main__"},
+    "time": {"kardam.client", "workers.process", "workers.nursery"},
+    "random": {"kardam.client"},
+    "secrets": {"kardam.daemon"},
+    "threading": {"kardam.client", "workers.nursery"},
+    "socket": {"kardam.client"},
+    "logging": {"kardam.client", "kardam.server", "kardam.__main__"},
+    "pickle": set(),
+    "multiprocessing": set(),
+}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module of the house, by its dotted name."""
+    found = {}
+    for path in sorted([*HOUSE.glob("kardam/**/*.py"), *HOUSE.glob("workers/**/*.py")]):
+        parts = path.relative_to(HOUSE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text())
+    return found
+
+
+MODULES = modules()
+LEVELS = {
+    name: level for level, line in enumerate(PLAN.strip().splitlines()) for name in line.split()
+}
+
+
+def imports(name: str) -> set[str]:
+    """What a module imports, as dotted names; `from kardam import view` is `kardam.view`."""
+    found = set()
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULES else node.module)
+    return found
+
+
+def test_every_module_has_its_place_in_the_plan() -> None:
+    assert set(LEVELS) == set(MODULES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_run_down(name: str) -> None:
+    ours = {other for other in imports(name) if other in MODULES}
+    assert [other for other in ours if LEVELS[other] <= LEVELS[name]] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_library_enters_by_its_own_door(name: str) -> None:
+    for library in {other.partition(".")[0] for other in imports(name)}:
+        if library in DOORS:
+            assert name in DOORS[library], f"{library} may not enter by {name}"
+        else:
+            assert library in {"kardam", "workers", "numpy"} | sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_first_line_of_a_module_says_what_it_is(name: str) -> None:
+    assert ast.get_docstring(MODULES[name])
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - SHELLS - MAINS))
+def test_cores_read_no_clock_and_draw_no_chance_of_their_own(name: str) -> None:
+    calls = {ast.unparse(n.func) for n in ast.walk(MODULES[name]) if isinstance(n, ast.Call)}
+    assert not calls & {"open", "print", "input", "os.urandom", "np.random.rand"}
+    unseeded = [
+        n
+        for n in ast.walk(MODULES[name])
+        if isinstance(n, ast.Call) and ast.unparse(n.func) == "np.random.default_rng" and not n.args
+    ]
+    assert unseeded == []
+
+
+def loaded_by(*code: str) -> set[str]:
+    program = f"{'; '.join(code)}; import sys; print(*sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=HOUSE
+    )
+    return set(ran.stdout.split())
+
+
+def test_the_servers_side_imports_neither_torch_nor_workers() -> None:
+    assert not loaded_by("import kardam.__main__") & {"torch", "workers", "sklearn", "matplotlib"}
+
+
+def test_the_binarys_parent_process_imports_no_torch() -> None:
+    assert not loaded_by("import workers.__main__") & {"torch", "sklearn", "matplotlib"}

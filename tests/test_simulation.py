@@ -1,0 +1,228 @@
+"""Whole clusters by seed: safety under every attack, liveness without any, and the seed is the run.
+
+Numbers are of scikit-learn's digits, ten workers, f = 3, lognormal latencies.
+"""
+
+import math
+from functools import cache
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kardam.recipe import PRESETS, Recipe
+from tests.worlds import LATENCY, World, network, share, windows, world
+from workers.attacks import ATTACKS
+from workers.crew import crew
+from workers.simulation import hire, simulate
+
+ARRIVALS = 1500
+LIVE = [name for name in PRESETS if name != "paper_literal"]
+
+# No attack: at least this share of all honest work in every window of 200 arrivals, and of each
+# worker's own in every window of 60 of his answers.
+LIVENESS = {"none": (1.0, 1.0), "paper": (0.15, 0.08), "middle": (0.25, 0.10)}
+
+
+# --- the seed is the run ---
+
+
+def test_the_same_seed_gives_the_same_run_to_the_bit() -> None:
+    one, other = (world(300, seed=3, byzantine=3, attack="gaussian") for _ in range(2))
+    assert repr(one.verdicts) == repr(other.verdicts)
+    assert one.descent.model.x.tobytes() == other.descent.model.x.tobytes()
+
+
+def test_another_seed_gives_another_run() -> None:
+    one, other = (world(100, seed=seed) for seed in (3, 4))
+    assert one.descent.model.x.tobytes() != other.descent.model.x.tobytes()
+
+
+def test_time_never_goes_back_and_slow_workers_arrive_less_often() -> None:
+    members = crew(n=4, stragglers="1:factor=10", latency="constant:seconds=1")
+    descent = Recipe.of(n=4, preset="none").descent(network().x)
+    run = list(islice(simulate(descent, hire(members, network(), 0)), 310))
+    seconds = [now for now, _ in run]
+    assert seconds == sorted(seconds)
+    arrivals = [sum(v.worker == worker for _, v in run) for worker in range(4)]
+    assert arrivals == [10, 100, 100, 100]
+
+
+# --- plain SGD ---
+
+
+def test_one_honest_worker_with_f_0_is_plain_sgd_bit_for_bit() -> None:
+    for preset in PRESETS:
+        (member,) = crew(n=1)
+        start = network().x
+        descent = Recipe.of(n=1, f=0, preset=preset, dampening="constant").descent(start)
+        run = simulate(descent, hire([member], network(), 0))
+        verdicts = [verdict for _, verdict in islice(run, 100)]
+        assert all(v.admitted and v.staleness == 0 for v in verdicts)
+
+        (twin,) = hire([member], network(), 0)
+        x = start
+        for version in range(100):
+            g = twin.answer(version, version, x).gradient.g
+            x = x - np.float32(0.1) * g
+        assert descent.model.x.tobytes() == x.tobytes()
+
+
+# --- liveness ---
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        pytest.param({}, id="equal"),
+        pytest.param({"speeds": "uniform:low=0.5,high=2"}, id="uneven"),
+        pytest.param({"stragglers": "2:factor=10"}, id="stragglers"),
+    ],
+)
+@pytest.mark.parametrize("preset", LIVE)
+def test_without_attack_honest_work_is_used_in_every_window_and_of_each_worker(
+    preset: str, who: dict[str, Any]
+) -> None:
+    run = world(4 * ARRIVALS, recipe={"preset": preset}, **who)
+    overall, each = LIVENESS[preset]
+    lowest = min(map(share, windows(run.verdicts, 200)))
+    print(f"\n{preset} {who}: all {share(run.verdicts):.2f}, lowest window {lowest:.2f}")
+    assert lowest >= overall
+    for member in run.members:
+        own = [v for v in run.verdicts if v.worker == member.index]
+        shares = list(map(share, windows(own, 60))) or [share(own)]
+        print(f"  x{member.factor:<5.2f} {share(own):.2f}, lowest window {min(shares):.2f}")
+        assert min(shares) >= each
+
+
+def test_the_exhibit_freezes_which_is_why_it_is_an_exhibit() -> None:
+    run = world(ARRIVALS, recipe={"preset": "paper_literal"})
+    assert share(run.verdicts[-500:]) < 0.02
+
+
+# With f of n silent the frequency rule asks all of the others to take turns: that is its price.
+@pytest.mark.parametrize(("preset", "least"), [("paper", 0.02), ("middle", 0.08)])
+def test_a_run_starts_and_goes_on_though_f_are_silent_from_the_start(
+    preset: str, least: float
+) -> None:
+    members = crew(n=10, latency=LATENCY)
+    descent = Recipe.of(n=10, preset=preset).descent(network().x)
+    run = simulate(descent, hire(members, network(), 0)[:7])
+    verdicts = [verdict for _, verdict in islice(run, 1000)]
+    assert descent.filter.ready
+    assert descent.model.version > 50
+    assert min(map(share, windows(verdicts, 200))) > least
+
+
+@pytest.mark.parametrize("attack", ["constant", "sign_flip:scale=100", "gaussian"])
+def test_a_coalition_of_f_that_is_always_first_does_not_own_the_start(attack: str) -> None:
+    # Liars a hundred times as fast: they are the first of every quorum.
+    members = crew(n=10, byzantine=3, attack=attack, latency=LATENCY)
+    members = [
+        type(m)(m.index, m.attack, m.latency, factor=0.01 if m.byzantine else 1.0) for m in members
+    ]
+    start = network().x
+    descent = Recipe.of(n=10, preset="middle").descent(start)
+    for _, _verdict in simulate(descent, hire(members, network(), 0)):
+        if descent.filter.ready:
+            break
+    moved = float(np.linalg.norm(descent.model.x - start))
+    assert 0 < moved <= 0.1 * descent.model.version * 3
+
+
+# --- safety ---
+
+
+@pytest.mark.parametrize(
+    ("attack", "points"),
+    [
+        ("honest", 0.03),
+        ("sign_flip:scale=10", 0.03),
+        ("constant", 0.03),
+        ("gaussian", 0.03),
+        ("zero", 0.03),
+        ("nan", 0.03),
+        ("label_flip", 0.03),
+        ("lying_growth", 0.03),
+        ("lying_growth:factor=inf", 0.03),
+    ],
+)
+def test_middle_stays_within_three_points_of_its_attack_free_run(
+    attack: str, points: float
+) -> None:
+    run = world(2 * ARRIVALS, byzantine=3, attack=attack)
+    assert run.accuracy >= _attack_free().accuracy - points
+
+
+def test_every_attack_of_the_table_is_in_the_battery() -> None:
+    marks = test_middle_stays_within_three_points_of_its_attack_free_run.pytestmark  # type: ignore[attr-defined]
+    tried = {attack.partition(":")[0] for attack, _ in marks[0].args[1]}
+    assert tried == set(ATTACKS)
+
+
+def test_plain_asynchronous_sgd_falls_to_chance_where_middle_stands() -> None:
+    run = world(ARRIVALS, byzantine=3, attack="sign_flip:scale=10", recipe={"preset": "none"})
+    assert run.accuracy < 0.2
+
+
+@cache
+def _attack_free() -> World:
+    return world(2 * ARRIVALS)
+
+
+# --- declared growth ---
+
+
+@pytest.mark.parametrize("preset", LIVE)
+@pytest.mark.parametrize("seed", range(3))
+def test_no_honest_worker_is_ever_misdeclared(preset: str, seed: int) -> None:
+    run = world(
+        ARRIVALS,
+        seed=seed,
+        recipe={"preset": preset},
+        stragglers="2:factor=10",
+        byzantine=3,
+        attack="lying_growth",
+    )
+    assert not [v for v in run.honest if v.rule == "misdeclared"]
+    if preset != "none":
+        lies = [v for v in run.verdicts if v.worker in run.liars and v.rule == "misdeclared"]
+        assert len(lies) > 100
+
+
+def test_no_honest_worker_is_misdeclared_through_restarts_and_lost_answers() -> None:
+    members = crew(n=4)
+    workers = hire(members, network(), 0)
+    descent = Recipe.of(n=4, preset="middle").descent(network().x)
+    chance = np.random.default_rng(0)
+    declared = 0
+    for _ in range(2000):
+        at = int(chance.integers(4))
+        loan = descent.lend(at)
+        gradient = workers[at].answer(loan.ticket, loan.model.version, loan.model.x).gradient
+        match int(chance.integers(20)):
+            case 0:  # the answer is lost, and the worker says so at its next hello
+                descent.forget(at)
+            case 1:  # refused before its bytes were sent
+                descent.refuse(at, loan.ticket, "late")
+            case 2:  # the worker restarts
+                workers[at] = hire(members, network(), 0)[at]
+                descent.forget(at)
+            case 3:  # the server restarts, from its model and nothing else, under a new epoch
+                descent = Recipe.of(n=4, preset="middle").descent(descent.model.x)
+                for worker in workers:
+                    worker.forget()
+            case _:
+                verdict = descent.receive(gradient)
+                assert verdict.rule != "misdeclared"
+                declared += not math.isnan(verdict.declared)
+    assert declared > 500
+
+
+def test_the_worker_and_the_server_measure_the_same_growth() -> None:
+    run = world(300)
+    both = [(v.growth, v.declared) for v in run.verdicts if not math.isnan(v.declared)]
+    assert len(both) > 200
+    for measured, declared in both:
+        assert measured == pytest.approx(declared, rel=1e-5)
