@@ -90,7 +90,7 @@ def recipe_of(choices: dict[str, Any]) -> Recipe:
         filter=choices.pop("filter"),
         dampening=choices.pop("dampening"),
         rate=choices.pop("rate"),
-        batch=choices.pop("per_update"),
+        per_update=choices.pop("per_update"),
     )
 
 
@@ -108,16 +108,16 @@ def bind_of(choices: dict[str, Any]) -> str:
 # --- what mains print ---
 
 
-def announce(run: daemon.Run, recipe: Recipe) -> None:
+def announce(run: daemon.Run, recipe: Recipe, join: bool = True) -> None:
     """What is served, and the lines to paste."""
     endpoint, d = run.server.endpoint, run.server.sessions.terms.manifest.d
-    click.echo(
+    lines = [
         f"kardam {__version__} serves {d:,} numbers to {recipe.n} workers"
-        f" (f={recipe.f}, {recipe.filter})\n"
-        f"  a worker:  kardam work {endpoint}\n"
+        f" (f={recipe.f}, {recipe.filter})",
+        f"  a worker:  kardam work {endpoint}",
         f"  a look:    kardam stats {endpoint}",
-        err=True,
-    )
+    ]
+    click.echo("\n".join(lines if join else [lines[0], lines[2]]), err=True)
 
 
 def show(books: Books, as_json: bool) -> None:

@@ -41,7 +41,7 @@ class Descent:
         filter: Stage,
         dampening: Dampening,
         rate: Rate,
-        batch: int = 1,
+        per_update: int = 1,
         lens: Lens | None = None,
     ) -> None:
         self.n, self.f = n, f
@@ -50,7 +50,7 @@ class Descent:
         self.rate = rate
         self.model = Model(0, _sealed(x.copy()))
         self._lens = lens if lens is not None else Exact()
-        self._mean = Mean(batch)
+        self._mean = Mean(per_update)
         self._quorum = Quorum(n - f, clipped_median)
         self._compares = filter.compares or dampening.compares
         self._histories: dict[WorkerId, History] = defaultdict(History)

@@ -62,7 +62,7 @@ class Recipe:
     filter: str
     dampening: str
     rate: str
-    batch: int
+    per_update: int
 
     @classmethod
     def of(
@@ -73,7 +73,7 @@ class Recipe:
         filter: str | None = None,
         dampening: str | None = None,
         rate: str = DEFAULT_RATE,
-        batch: int = 1,
+        per_update: int = 1,
     ) -> Self:
         """The preset, with what is not None in place of its parts. f = None: the most that n bear.
 
@@ -81,8 +81,8 @@ class Recipe:
         """
         if n < 1:
             raise UsageError(f"--workers: expected at least 1, got {n}")
-        if batch < 1:
-            raise UsageError(f"--batch: expected M >= 1, got {batch}")
+        if per_update < 1:
+            raise UsageError(f"--per-update: expected M >= 1, got {per_update}")
         if preset not in PRESETS:
             raise UsageError(f"--preset: unknown name {preset!r}{suggest(preset, PRESETS)}")
         recipe = cls(
@@ -91,7 +91,7 @@ class Recipe:
             filter=PRESETS[preset].filter if filter is None else filter,
             dampening=PRESETS[preset].dampening if dampening is None else dampening,
             rate=rate,
-            batch=batch,
+            per_update=per_update,
         )
         recipe.descent(np.zeros(1, np.float32))
         return recipe
@@ -110,5 +110,5 @@ class Recipe:
             filter=chain(self.filter, self.n, self.f),
             dampening=build(self.dampening, DAMPENINGS, "--dampening", n=self.n, f=self.f),
             rate=build(self.rate, RATES, "--rate"),
-            batch=self.batch,
+            per_update=self.per_update,
         )

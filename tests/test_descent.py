@@ -40,7 +40,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize(preset=st.sampled_from(sorted(PRESETS)), batch=st.integers(1, 3))
     def begin(self, preset: str, batch: int) -> None:
-        self.descent = descent(preset, batch=batch)
+        self.descent = descent(preset, per_update=batch)
         self.robust = preset != "none"
         self.open: dict[int, list[int]] = {worker: [] for worker in range(N)}
         self.answered: list[tuple[int, int]] = []
@@ -164,7 +164,7 @@ def test_without_a_filter_it_is_asynchronous_sgd_bit_for_bit() -> None:
 
 
 def test_m_gradients_make_one_update_with_their_mean() -> None:
-    ours = descent("none", batch=2)
+    ours = descent("none", per_update=2)
     answer(ours, 0, exactly(2, 0, 0))
     assert ours.model.version == 0
     answer(ours, 1, exactly(0, 4, 0))

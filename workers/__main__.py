@@ -33,8 +33,9 @@ from kardam.__main__ import (
     until_of,
     until_options,
 )
-from kardam.client import check_endpoint, enrol, reach
+from kardam.client import Client, check_endpoint, enrol, reach
 from kardam.errors import TaskError, UsageError
+from kardam.messages import Enrolled
 from kardam.recipe import Recipe
 from kardam.server import Server
 from kardam.spec import is_import_path
@@ -168,6 +169,8 @@ async def _run(
             for member in members:
                 token = sessions.expect(member.index, member.label, member.byzantine, server.now)
                 hands.work(member, server.endpoint, token, PATIENCE)
+            if not quiet:
+                announce(run, recipe, join=False)
             with Shown(run, until, quiet) as shown:
 
                 def look() -> str:
@@ -284,17 +287,28 @@ def work_command(
 
 async def _work(endpoint: str, count: int, kind: Member, task: str | None, patience: float) -> int:
     """The exit code."""
-    places = [enrol(endpoint, kind.label, kind.byzantine, PATIENCE) for _ in range(count)]
-    with daemon.interrupts() as asked:
-        async with swarm(_agreed(task, places[0].task), places[0].seed) as hands:
-            await hands.opening()
-            for place in places:
-                hands.work(replace(kind, index=place.worker), endpoint, place.token, patience)
-            click.echo(f"{count} at work for {endpoint}; Ctrl-C to leave", err=True)
-            await hands.idle(asked)
-            for name, fate in hands.deaths.items():
-                click.echo(f"worker {name}: {fate}", err=True)
-            return max((abs(fate.code) for fate in hands.deaths.values()), default=0)
+    places: list[Enrolled] = []
+    try:
+        # The places are taken first, so that `kardam stats` shows them while torch is loading.
+        for _ in range(count):
+            places.append(enrol(endpoint, kind.label, kind.byzantine, PATIENCE))
+        with daemon.interrupts() as asked:
+            async with swarm(_agreed(task, places[0].task), places[0].seed) as hands:
+                await hands.opening()
+                while places:
+                    place = places.pop()
+                    member = replace(kind, index=place.worker)
+                    hands.work(member, endpoint, place.token, patience)
+                click.echo(f"{count} at work for {endpoint}; Ctrl-C to leave", err=True)
+                await hands.idle(asked)
+                for name, fate in hands.deaths.items():
+                    click.echo(f"worker {name}: {fate}", err=True)
+                return max((abs(fate.code) for fate in hands.deaths.values()), default=0)
+    finally:
+        # What nobody came to fill is free for the next.
+        for place in places:
+            with Client(endpoint, "worker", token=place.token, patience=PATIENCE):
+                pass
 
 
 def _agreed(ours: str | None, theirs: str) -> str:

@@ -94,6 +94,7 @@ def crew(
     """
     if not 0 <= byzantine <= n:
         raise UsageError(f"--byzantine: expected 0 to {n} of {n} workers, got {byzantine}")
+    attack_of(attack, seed)  # checked even where nobody lies: a typo is one
     slow, factor = stragglers_of(stragglers)
     if slow > n - byzantine:
         raise UsageError(

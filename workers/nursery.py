@@ -5,6 +5,7 @@ When its orders end, so do its children; when its parent dies, they die. Never i
 does, or who is to be started.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -129,8 +130,11 @@ class Nursery:
 
 def tell(events: BinaryIO, **event: Any) -> None:
     """One event, as a line of JSON."""
-    events.write(json.dumps(event).encode() + b"\n")
-    events.flush()
+    line = json.dumps(event).encode() + b"\n"
+    # A parent that is gone hears nothing, and needs nothing.
+    with contextlib.suppress(BrokenPipeError):
+        events.write(line)
+        events.flush()
 
 
 def _follow(lifeline: int) -> None:
@@ -158,3 +162,4 @@ def main() -> None:
     events.write(x.data.cast("B"))
     events.flush()
     Nursery(network, events, lifeline).run()
+    os._exit(0)  # nothing is left to clean up, and a closed pipe is no news

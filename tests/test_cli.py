@@ -1,0 +1,141 @@
+"""What a user can get wrong ends in one sentence and a numbered exit, never in a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from kardam import __version__
+from kardam.checkpoint import load
+from kardam.errors import EXIT_CODES, KardamError, UsageError
+from workers.__main__ import main
+
+
+@pytest.fixture
+def kardam(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "Kardam":
+    return Kardam(monkeypatch, capsys)
+
+
+class Kardam:
+    """The command, in this process: its exit code, standard output and standard error."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        self._monkeypatch.setattr(sys, "argv", ["kardam", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = self._capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("run --f 4", "expected n > 3f, got n=10, f=4: give --workers more or --f at most 3"),
+        ("run --workers 0", "--workers: expected at least 1, got 0"),
+        ("run --preset medle", "did you mean 'middle'"),
+        ("run --filter growth:bnad=upper", "--filter 'growth:bnad=upper': unknown key 'bnad'"),
+        ("run --dampening invers", "--dampening: unknown name 'invers'; did you mean 'inverse'"),
+        ("run --rate constant:gamma=-1", "expected gamma > 0, got -1.0"),
+        ("run --rate fast", "--rate: unknown name 'fast'"),
+        ("run --per-update 0", "--per-update: expected M >= 1, got 0"),
+        ("run --byzantine 11", "--byzantine: expected 0 to 10 of 10 workers, got 11"),
+        ("run --attack sing_flip", "--attack: unknown name 'sing_flip'; did you mean 'sign_flip'"),
+        ("run --stragglers 2:factor=ten", "expected a count and a factor like 2:factor=10"),
+        ("run --latency lognormal", "the key 'mean' is needed"),
+        ("run --updates 0", "--updates: expected more than 0, got 0"),
+        ("run --target 95", "--target: expected an accuracy in (0, 1], got 95"),
+        ("run --bind 127.0.0.1:5555", "expected an endpoint like tcp://127.0.0.1:5555"),
+        ("run --bind tcp://0.0.0.0:5555", "anybody who reaches 0.0.0.0 could join"),
+        ("run --wrokers 3", "No such option"),
+        ("serve", "expected a MODEL file or --task, and not both"),
+        ("serve nothing.safetensors", "nothing.safetensors: expected a safetensors file"),
+        ("work 127.0.0.1", "expected an endpoint like"),
+        ("work tcp://127.0.0.1:1 --count 0", "--count: expected at least 1, got 0"),
+        ("work tcp://127.0.0.1:1 --straggler 0", "--straggler: expected a factor of at least 1"),
+        ("wrok", "No such command 'wrok'"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_exit_code_2(
+    kardam: Kardam, line: str, words: str
+) -> None:
+    code, out, err = kardam(*line.split())
+    assert code == 2
+    assert words in err
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "code"),
+    [
+        ("stats tcp://127.0.0.1:1", "nobody listens there (Connection refused)", 5),
+        ("work tcp://127.0.0.1:1", "nobody listens there (Connection refused)", 5),
+        ("run --task digtis", "--task: unknown name 'digtis'; did you mean 'digits'", 2),
+        ("run --task tests.test_worker:raising_task", "raised OSError: no such data", 3),
+        ("run --bind tcp://127.0.0.1:99999", "expected an endpoint", 2),
+    ],
+)
+def test_what_only_trying_shows_has_its_own_code(
+    kardam: Kardam, line: str, words: str, code: int
+) -> None:
+    got, out, err = kardam(*line.split())
+    assert (got, "Traceback" in out + err) == (code, False)
+    assert words in err
+
+
+@pytest.mark.parametrize("verb", ["", "run", "serve", "work", "stats"])
+def test_every_verb_has_help_that_fits_and_shows_an_example(kardam: Kardam, verb: str) -> None:
+    code, out, _ = kardam(*verb.split(), "--help")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 100
+    assert "kardam" in out
+    assert verb == "" or "Example" in out
+
+
+def test_the_exit_codes_are_listed_in_the_help(kardam: Kardam) -> None:
+    _, out, _ = kardam("--help")
+    assert all(meaning in out for meaning in EXIT_CODES.values())
+    assert {kind.code for kind in KardamError.__subclasses__()} <= EXIT_CODES.keys()
+
+
+def test_the_version_is_told(kardam: Kardam) -> None:
+    assert __version__ in kardam("--version")[1]
+
+
+def test_python_m_kardam_has_the_servers_verbs() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "kardam", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "serve" in ran.stdout
+    assert "stats" in ran.stdout
+
+
+# --- models as files ---
+
+
+def test_a_safetensors_file_is_one_vector_in_the_order_of_names(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"b": np.array([[3, 4]], np.float32), "a": np.array([1, 2], np.float64)}, path)
+    manifest, x = load(path)
+    assert manifest.tensors == (("a", (2,)), ("b", (1, 2)))
+    assert x.tolist() == [1, 2, 3, 4]
+    assert x.dtype == np.float32
+
+
+def test_what_is_no_model_is_an_error_that_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"\x80\x04pickle")
+    with pytest.raises(UsageError, match="expected a safetensors file"):
+        load(path)
+    save_file({"steps": np.array([1, 2])}, path)
+    with pytest.raises(UsageError, match="'steps' holds int64, expected floats"):
+        load(path)
+    save_file({}, path)
+    with pytest.raises(UsageError, match="holds no numbers"):
+        load(path)

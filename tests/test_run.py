@@ -1,0 +1,271 @@
+"""The main job, on real processes: whoever dies, it goes on or says why, and leaves no orphan."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kardam.client import Client
+from kardam.keys import published
+
+pytestmark = pytest.mark.slow
+
+KARDAM = [sys.executable, "-m", "workers"]
+SECONDS = 60  # every process here ends by itself within this, or is ended
+
+
+@contextmanager
+def started(*words: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """`kardam` with these words, ended when the block is."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    process = subprocess.Popen(
+        [*KARDAM, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=SECONDS)
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, Any, str]:
+    """Exit code, standard output as JSON (None if it is none), and standard error."""
+    out, err = process.communicate(timeout=SECONDS)
+    return process.returncode, json.loads(out) if out.startswith("{") else None, err
+
+
+def kardam(*words: str, cwd: Path | None = None) -> tuple[int, Any, str]:
+    with started(*words, cwd=cwd) as process:
+        return finished(process)
+
+
+def lines(process: subprocess.Popen[str], wanted: str) -> re.Match[str]:
+    """Read standard error until a line matches."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if match := re.search(wanted, line):
+            return match
+    raise AssertionError(f"no line matched {wanted!r}")
+
+
+def look(endpoint: str) -> Any:
+    """The books of a server that this user started."""
+    token = published(endpoint)
+    assert token is not None
+    with Client(endpoint, "operator", token=token) as operator:
+        return operator.query()
+
+
+def at_work(process: subprocess.Popen[str]) -> str:
+    """Wait until a run has received a hundred gradients; its endpoint."""
+    endpoint = lines(process, r"kardam stats (tcp://127\.0\.0\.1:\d+)")[1]
+    until(lambda: look(endpoint)["delivered"] > 100)
+    return endpoint
+
+
+def children(pid: int) -> set[int]:
+    """All living descendants of a process."""
+    found: set[int] = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            stat = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(stat[1]) == pid and stat[0] != "Z":
+            child = int(path.parent.name)
+            found |= {child} | children(child)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something that other processes will bring about; the suite's own bound ends it."""
+    while not true():
+        os.sched_yield()
+
+
+def test_the_main_job_trains_though_three_of_ten_lie_and_two_are_slow() -> None:
+    code, books, err = kardam(
+        "run", "--json", "--quiet", "--seed", "1", "--arrivals", "2000",
+        *("--byzantine", "3", "--attack", "sign_flip:scale=10", "--stragglers", "2:factor=10"),
+    )  # fmt: skip
+    assert code == 0, err
+    assert books["accuracy"] > 0.85
+    assert books["loss"] < 0.6
+    assert 2000 <= books["delivered"] <= 2000 + 10
+    assert books["delivered"] == books["admitted"] + sum(books["refused"].values())
+    assert books["delivered"] == books["honest"]["delivered"] + books["byzantine"]["delivered"]
+    assert books["byzantine"]["admitted"] < 0.1 * books["byzantine"]["delivered"]
+    assert books["slowdown"] > 0.3
+    assert books["updates"] > 500
+    assert books["seconds"] < 60
+    assert books["deaths"] == {}
+    assert [row["worker"] for row in books["workers"]] == list(range(10))
+    for row in books["workers"]:
+        assert row["delivered"] > 5
+        assert row["byzantine"] or row["share"] > 0.1
+    assert "misdeclared" not in books["refused"]
+
+
+def test_without_a_filter_the_same_liars_leave_chance() -> None:
+    code, books, _ = kardam(
+        "run", "--json", "--quiet", "--preset", "none", "--arrivals", "800", "--byzantine", "3"
+    )
+    assert code == 0
+    assert books["accuracy"] < 0.3
+    assert books["refused"].keys() <= {"nonfinite"}  # the model itself diverges
+
+
+def test_if_a_worker_dies_the_run_goes_on_and_the_summary_says_so() -> None:
+    with started("run", "--json", "--arrivals", "1500") as process:
+        at_work(process)
+        (nursery,) = {pid for pid in children(process.pid) if children(pid)}
+        victim = max(children(nursery))
+        os.kill(victim, signal.SIGKILL)
+        code, books, err = finished(process)
+    assert code == 0, err
+    assert list(books["deaths"].values()) == ["killed by signal 9"]
+    assert books["delivered"] >= 1500
+
+
+def test_if_more_workers_die_than_it_bears_the_run_ends_and_says_why() -> None:
+    with started("run", "--workers", "4", "--seconds", "40") as process:
+        at_work(process)
+        (nursery,) = {pid for pid in children(process.pid) if children(pid)}
+        for victim in sorted(children(nursery))[1:3]:  # the first is the evaluator
+            os.kill(victim, signal.SIGKILL)
+        code, _, err = finished(process)
+    assert code == 4
+    assert "2 workers are left and 3 are needed" in err
+    assert "killed by signal 9" in err
+
+
+def test_if_the_evaluator_dies_training_goes_on() -> None:
+    with started("run", "--json", "--workers", "4", "--arrivals", "1000") as process:
+        at_work(process)
+        (nursery,) = {pid for pid in children(process.pid) if children(pid)}
+        os.kill(min(children(nursery)), signal.SIGKILL)
+        code, books, err = finished(process)
+    assert code == 0, err
+    assert books["deaths"] == {"evaluator": "killed by signal 9"}
+    assert books["delivered"] >= 1000
+
+
+def test_if_the_parent_is_killed_no_orphan_stays() -> None:
+    with started("run", "--seconds", "60") as process:
+        at_work(process)
+        orphans = children(process.pid)
+        assert len(orphans) == 1 + 1 + 10  # the nursery, the evaluator, ten workers
+        process.kill()
+        process.wait(timeout=SECONDS)
+        until(lambda: not any(map(alive, orphans)))
+
+
+@pytest.mark.parametrize(
+    ("number", "why", "code"),
+    [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)],
+)
+def test_the_first_signal_ends_a_run_in_order_with_its_summary(
+    number: signal.Signals, why: str, code: int
+) -> None:
+    with started("run", "--json", "--seconds", "60") as process:
+        at_work(process)
+        family = children(process.pid)
+        process.send_signal(number)
+        got, books, err = finished(process)
+        until(lambda: not any(map(alive, family)))
+    assert (got, f"ended: {why}" in err) == (code, True)
+    assert books["status"] == "ended"
+    assert books["accuracy"] is not None
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    with started("run", "--seconds", "60") as process:
+        at_work(process)
+        family = children(process.pid)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=SECONDS) in (130, -signal.SIGINT)
+        until(lambda: not any(map(alive, family)))
+
+
+def test_a_daemon_is_joined_by_liars_from_another_shell_and_stats_shows_them() -> None:
+    with started("serve", "--task", "digits", "--workers", "4", "--json") as server:
+        endpoint = lines(server, r"kardam work (tcp://127\.0\.0\.1:\d+)")[1]
+        with started("work", endpoint, "--count", "3") as honest:
+            lines(honest, "3 at work")
+            with started("work", endpoint, "--attack", "sign_flip:scale=10", "--straggler", "2"):
+
+                def seen() -> bool:
+                    rows = look(endpoint)["workers"]
+                    return len(rows) == 4 and all(row["delivered"] > 20 for row in rows)
+
+                until(seen)
+                _, books, _ = kardam("stats", endpoint, "--json")
+                assert books["status"] == "running"
+                assert [row["byzantine"] for row in books["workers"]] == [False] * 3 + [True]
+                assert books["workers"][3]["label"] == "sign_flip:scale=10, straggler x2"
+                assert books["workers"][3]["share"] < 0.2
+                code, _, err = kardam("work", endpoint)
+                assert (code, "all n=4 workers are taken" in err) == (6, True)
+            honest.send_signal(signal.SIGINT)
+            assert honest.wait(timeout=SECONDS) == 0
+            assert [row["state"] for row in look(endpoint)["workers"][:3]] == ["left"] * 3
+        server.send_signal(signal.SIGTERM)
+        code, books, err = finished(server)
+    assert code == 0, err
+    assert books["accuracy"] > 0.5
+
+
+def test_a_task_that_raises_while_training_ends_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        textwrap.dedent("""
+        import torch
+        from workers.tasks import Task
+
+        def loss(outputs, targets):
+            raise ValueError("the weather is bad")
+
+        def bad():
+            x, y = torch.zeros(20, 2), torch.zeros(20, dtype=torch.int64)
+            return Task(torch.nn.Linear(2, 2), (x, y), (x, y), loss=loss)
+        """)
+    )
+    code, _, err = kardam("run", "--task", "mine:bad", "--seconds", "40", cwd=tmp_path)
+    assert code == 3
+    assert "the task raised ValueError: the weather is bad" in err
+    assert "Traceback" not in err
+
+
+def test_a_server_may_not_make_a_worker_import_what_its_owner_did_not_name(tmp_path: Path) -> None:
+    own = "tests.test_worker:small_task"
+    with started("serve", "--task", own, "--workers", "1") as server:
+        endpoint = lines(server, r"kardam work (tcp://127\.0\.0\.1:\d+)")[1]
+        code, _, err = kardam("work", endpoint)
+        assert (code, f"say --task {own}" in err) == (2, True)
+        code, _, err = kardam("work", endpoint, "--task", "digits")
+        assert code == 3
+        assert (
+            "this task has '0.bias' of shape (32,) where the server has '0.bias' of shape (3,)"
+            in err
+        )
