@@ -48,6 +48,11 @@ class Tokens:
         """Whose token this is."""
         return self._identities.get(token)
 
+    @property
+    def issued(self) -> set[WorkerId]:
+        """The workers that have a token."""
+        return {i.worker for i in self._identities.values() if i.role == "worker"}
+
     def _issue(self, identity: Identity) -> str:
         self._identities = {t: i for t, i in self._identities.items() if i != identity}
         token = self._draw()

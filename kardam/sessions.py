@@ -56,6 +56,9 @@ BEAT = 1.0
 MISSING = 3.5
 GONE = 30.0
 
+# Whoever says goodbye makes room at once; who is only gone may come back, and has so long.
+VACANT = 300.0
+
 # A granted upload has this long, and a second more for so many bytes: a slow line, not a dead one.
 UPLOAD_SECONDS = 30.0
 UPLOAD_BYTES_A_SECOND = 100_000
@@ -124,7 +127,9 @@ class Sessions:
     order.
     """
 
-    def __init__(self, descent: Descent, stats: Stats, tokens: Tokens, terms: Terms) -> None:
+    def __init__(
+        self, descent: Descent, stats: Stats, tokens: Tokens, terms: Terms, now: float = 0.0
+    ) -> None:
         self.descent = descent
         self.stats = stats
         self.tokens = tokens
@@ -132,8 +137,9 @@ class Sessions:
         self.draining = False
         self._sessions: dict[Peer, Session] = {}
         self._workers: dict[WorkerId, Session] = {}
-        # Why a worker that has no session has none, and since when.
-        self._absent: dict[WorkerId, tuple[str, float]] = {}
+        # Why a worker that has no session has none, and since when. Whoever has a token already
+        # had it of a server before this one, and may be on its way back.
+        self._absent = {worker: ("expected", now) for worker in tokens.issued}
         self._asking: deque[Session] = deque()
         self._waiting: dict[WorkerId, Pull] = {}
         self._manifest = encode_manifest(terms.manifest)
@@ -261,7 +267,8 @@ class Sessions:
         worker = self._vacancy(now)
         if worker is None:
             taken = f"all n={self.descent.n} workers are taken"
-            return [Send(peer, Denied(f"{taken}: let one leave, or serve more (--workers)", True))]
+            free = f"one that is gone makes room after {VACANT:.0f} s"
+            return [Send(peer, Denied(f"{taken}: serve more (--workers), or wait: {free}", True))]
         enrolled = Enrolled(
             token=self.expect(worker, enrol.label, enrol.byzantine, now),
             worker=worker,
@@ -278,12 +285,12 @@ class Sessions:
         return self.tokens.issue(worker)
 
     def _vacancy(self, now: float) -> WorkerId | None:
-        """A worker nobody is, or else one that left, or is gone for good. He keeps his history."""
+        """A worker nobody is, or else one that left, or is gone for good. It keeps its history."""
         for worker in range(self.descent.n):
             if worker not in self._workers and worker not in self._absent:
                 return worker
         for worker, (why, since) in self._absent.items():
-            if why != "expected" or now - since > GONE:
+            if why == "left" or now - since > VACANT:
                 return worker
         return None
 

@@ -32,7 +32,7 @@ from kardam.messages import (
     Report,
 )
 from kardam.protocol import CHUNK_BYTES, PROTOCOL
-from kardam.sessions import GONE, MISSING, UPLOAD_SECONDS, Send
+from kardam.sessions import GONE, MISSING, UPLOAD_SECONDS, VACANT, Send
 from tests.town import Host, Town
 
 # Two chunks and a bit; large enough that every upload asks first.
@@ -274,6 +274,27 @@ def test_who_left_makes_room_and_the_old_token_is_worth_nothing() -> None:
     assert town.sessions.presence(0, town.now) == "expected"
     assert town.join(token=old).heard(Denied) == 1
     assert town.join(token=enrolled.token).heard(Welcomed) == 1
+
+
+def test_who_is_only_gone_keeps_his_place_for_a_while() -> None:
+    town = Town(n=1)
+    worker = town.join()
+    worker.up = False
+    town.tick(GONE + 2)
+    enrol = Enrol(PROTOCOL, "", "", False)
+    assert isinstance(town.sessions.receive(b"x", enrol, b"", town.now)[0].message, Denied)  # type: ignore[union-attr]
+    town.tick(VACANT)
+    assert isinstance(town.sessions.receive(b"x", enrol, b"", town.now)[0].message, Enrolled)  # type: ignore[union-attr]
+
+
+def test_after_a_restart_nobody_takes_the_place_of_who_is_on_his_way_back() -> None:
+    town = Town(n=1)
+    worker = town.join()
+    town.restart()
+    enrol = Enrol(PROTOCOL, "", "", False)
+    assert isinstance(town.sessions.receive(b"x", enrol, b"", town.now)[0].message, Denied)  # type: ignore[union-attr]
+    town.reconnect(worker)
+    assert town.answer(worker, ONE) is not None
 
 
 def test_one_live_session_a_token_and_the_newest_is_it() -> None:
@@ -547,6 +568,7 @@ class AnyConversation(RuleBasedStateMachine):
         body = body if isinstance(message, Push | Part) else b""
         self.town.say(self.rogue, message, body)
 
+    @precondition(lambda self: self.town.now < VACANT - 40)  # later, strangers may take a place
     @rule(seconds=st.sampled_from([1, 5, 40]))
     def wait(self, seconds: int) -> None:
         self.town.tick(seconds)
@@ -586,7 +608,7 @@ class AnyConversation(RuleBasedStateMachine):
 
 
 TestAnyConversation = AnyConversation.TestCase
-TestAnyConversation.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestAnyConversation.settings = settings(max_examples=60, stateful_step_count=25)
 
 
 def test_again_is_answered_with_a_hello_that_says_what_is_held() -> None:

@@ -66,7 +66,7 @@ class Town:
             task="digits",
             quorum=self.quorum,
         )
-        self.sessions = Sessions(descent, Stats(self.n, recipe.f), self.tokens, terms)
+        self.sessions = Sessions(descent, Stats(self.n, recipe.f), self.tokens, terms, self.now)
 
     # --- people ---
 
