@@ -8,6 +8,7 @@ Runs `kardam run` once for every cell, on scikit-learn's digits, and prints a ta
 import json
 import subprocess
 import sys
+import tempfile
 
 import click
 
@@ -20,9 +21,11 @@ def cell(preset: str, attack: str, arrivals: int, seed: int) -> float:
     liars = [] if attack == "no attack" else ["--byzantine", "3", "--attack", attack]
     words = ["run", "--quiet", "--json", "--workers", "10", "--stragglers", "2:factor=10"]
     words += ["--preset", preset, "--arrivals", str(arrivals), "--seed", str(seed), *liars]
-    ran = subprocess.run(
-        [sys.executable, "-m", "workers", *words], capture_output=True, text=True, check=False
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        words += ["--out", f"{folder}/run"]
+        ran = subprocess.run(
+            [sys.executable, "-m", "workers", *words], capture_output=True, text=True, check=False
+        )
     if ran.returncode not in (0, 4):  # a stalled run has an accuracy, too
         raise SystemExit(ran.stderr)
     return float(json.loads(ran.stdout)["accuracy"])

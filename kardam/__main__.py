@@ -3,121 +3,54 @@
 Only mains choose, and print. Imports are few: `kardam stats` must answer at once.
 """
 
+import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 import uvloop
 from rich.console import Console
 
-from kardam import __version__, daemon, view
-from kardam.checkpoint import load
-from kardam.client import Client, check_endpoint, reach
+from kardam import __version__, daemon, live, view
+from kardam.checkpoint import MODEL, load
+from kardam.client import Client, Halted, check_endpoint, reach
 from kardam.errors import EXIT_CODES, KardamError, UsageError
+from kardam.flags import (
+    FromFile,
+    bind_options,
+    json_option,
+    plan_of,
+    recipe_options,
+    record_options,
+    until_options,
+)
 from kardam.keys import published
-from kardam.recipe import DEFAULT_PRESET, DEFAULT_RATE, PRESETS, Recipe
+from kardam.plan import Plan
 from kardam.view import Books
 
 # Columns, where standard output is no terminal.
 PLAIN_WIDTH = 140
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-# --- options that several verbs share ---
-
-
-def options(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Several decorators as one, in reading order."""
-
-    def decorate(command: Command) -> Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
-recipe_options = options(
-    click.option("--workers", type=int, default=10, show_default=True, help="n: all workers."),
-    click.option(
-        "--f", type=int, help="Liars that the filter assumes, n > 3f. [default: the most]"
-    ),
-    click.option(
-        "--preset",
-        default=DEFAULT_PRESET,
-        show_default=True,
-        help=f"A filter and a dampening: {', '.join(PRESETS)}.",
-    ),
-    click.option("--filter", help="Stages joined by +, like growth:band=upper+frequency; or none."),
-    click.option("--dampening", help="constant, inverse, exponential:alpha=0.2 or curvature."),
-    click.option("--rate", default=DEFAULT_RATE, show_default=True, help="The learning rate."),
-    click.option(
-        "--per-update", type=int, default=1, show_default=True, help="M: gradients an update."
-    ),
-)
-
-until_options = options(
-    click.option("--updates", type=int, help="Stop after so many model updates."),
-    click.option("--arrivals", type=int, help="Stop after so many delivered gradients."),
-    click.option("--seconds", type=float, help="Stop after so many seconds."),
-    click.option("--target", type=float, help="Stop at this held-out accuracy, 0 to 1."),
-)
-
-bind_options = options(
-    click.option(
-        "--bind",
-        default="tcp://127.0.0.1:0",
-        show_default=True,
-        help="Where to listen; port 0 is any free one.",
-    ),
-    click.option("--insecure", is_flag=True, help="Let --bind be an address that others reach."),
-)
-
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-
-
-def recipe_of(choices: dict[str, Any]) -> Recipe:
-    """The Recipe that `recipe_options` describe, taken out of the parsed choices."""
-    return Recipe.of(
-        n=choices.pop("workers"),
-        f=choices.pop("f"),
-        preset=choices.pop("preset"),
-        filter=choices.pop("filter"),
-        dampening=choices.pop("dampening"),
-        rate=choices.pop("rate"),
-        per_update=choices.pop("per_update"),
-    )
-
-
-def until_of(choices: dict[str, Any]) -> daemon.Until:
-    """The Until that `until_options` describe, taken out of the parsed choices."""
-    names = ("updates", "arrivals", "seconds", "target")
-    return daemon.Until(**{name: choices.pop(name) for name in names})
-
-
-def bind_of(choices: dict[str, Any]) -> str:
-    """The endpoint that `bind_options` describe, taken out of the parsed choices."""
-    return daemon.check_bind(choices.pop("bind"), choices.pop("insecure"))
-
-
 # --- what mains print ---
 
 
-def announce(run: daemon.Run, recipe: Recipe, join: bool = True) -> None:
+def announce(run: daemon.Run, plan: Plan, join: bool = True) -> None:
     """What is served, and the lines to paste."""
     endpoint, d = run.server.endpoint, run.server.sessions.terms.manifest.d
+    recipe = plan.recipe
     lines = [
         f"kardam {__version__} serves {d:,} numbers to {recipe.n} workers"
         f" (f={recipe.f}, {recipe.filter})",
-        f"  a worker:  kardam work {endpoint}",
+        *[f"  a worker:  kardam work {endpoint}"] * join,
         f"  a look:    kardam stats {endpoint}",
+        f"  records:   {plan.out}",
+        *[f"  goes on from {plan.checkpoint}"] * (plan.checkpoint is not None),
     ]
-    click.echo("\n".join(lines if join else [lines[0], lines[2]]), err=True)
+    click.echo("\n".join(lines), err=True)
 
 
 def show(books: Books, as_json: bool) -> None:
@@ -130,11 +63,21 @@ def show(books: Books, as_json: bool) -> None:
         Console(width=wide).print(view.report(books))
 
 
-def finish(ending: daemon.Ending, books: Books, as_json: bool) -> NoReturn:
-    """Print how it ended, and exit with its code."""
-    show(books, as_json)
-    click.echo(f"ended: {ending.why}", err=True)
-    sys.exit(ending.code)
+def print_experiment(plan: Plan) -> NoReturn:
+    """What --dry-run is for."""
+    click.echo(plan.experiment, nl=False)
+    sys.exit(0)
+
+
+def finish(outcome: daemon.Outcome, as_json: bool) -> NoReturn:
+    """Print how it ended and what of it is kept, and exit with its code."""
+    show(outcome.books, as_json)
+    click.echo(f"ended: {outcome.ending.why}", err=True)
+    if outcome.kept is not None:
+        click.echo(f"kept:  {outcome.kept}; to go on: --resume {outcome.folder}", err=True)
+    if outcome.unwritten:
+        click.echo(f"lost:  {outcome.unwritten}", err=True)
+    sys.exit(outcome.code)
 
 
 # --- verbs ---
@@ -155,47 +98,58 @@ def cli(verbose: bool) -> None:
     )
 
 
-@cli.command("serve")
+@cli.command("serve", cls=FromFile)
 @click.argument("model", type=click.Path(path_type=Path))
 @recipe_options
 @until_options
 @bind_options
+@record_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Told to the workers.")
 @json_option
-def serve_command(model: Path, seed: int, as_json: bool, **choices: Any) -> None:
+def serve_command(model: Path, seed: int, dry_run: bool, as_json: bool, **choices: Any) -> None:
     """Serve MODEL, a safetensors file, until Ctrl-C.
 
     \b
-    Example:
+    Examples:
       kardam serve model.safetensors --bind tcp://127.0.0.1:5555
+      kardam serve --resume runs/2026-11-24T18-53-36
     """
-    recipe, until, bind = recipe_of(choices), until_of(choices), bind_of(choices)
-    finish(*uvloop.run(serve_model(model, recipe, bind, until, seed)), as_json)
+    plan = plan_of(choices, seed)
+    if dry_run:
+        print_experiment(plan)
+    finish(uvloop.run(serve_model(model, plan)), as_json)
 
 
-async def serve_model(
-    model: Path, recipe: Recipe, bind: str, until: daemon.Until, seed: int
-) -> tuple[daemon.Ending, Books]:
-    """Serve a safetensors file until it is enough; how it ended, and the books."""
-    manifest, x = load(model)
-    sessions = daemon.house(recipe, x, manifest, seed=seed, task="")
-    async with daemon.running(sessions, bind, until) as run:
-        announce(run, recipe)
+async def serve_model(model: Path, plan: Plan) -> daemon.Outcome:
+    """Serve a safetensors file until it is enough."""
+    # A run that goes on has its model with it; the file may be gone.
+    manifest, x = load(model if plan.checkpoint is None else plan.checkpoint / MODEL)
+    async with daemon.running(plan, manifest, x, task="") as run:
+        announce(run, plan)
         ending = await run.wait()
-        return ending.as_wished(), sessions.books(run.server.now)
+        return run.outcome(ending.as_wished(), run.server.books())
 
 
 @cli.command("stats")
 @click.argument("endpoint")
 @click.option("--token", help="The operator's. [default: what this user's server left here]")
+@click.option("--watch", is_flag=True, help="Again and again, until the run ends or Ctrl-C.")
+@click.option(
+    "--every", type=float, default=1.0, show_default=True, help="Seconds between two looks."
+)
 @json_option
-def stats_command(endpoint: str, token: str | None, as_json: bool) -> None:
+def stats_command(
+    endpoint: str, token: str | None, watch: bool, every: float, as_json: bool
+) -> None:
     """What the server at ENDPOINT has done so far, and every worker's row.
 
     \b
-    Example:
+    Examples:
       kardam stats tcp://127.0.0.1:5555
+      kardam stats tcp://127.0.0.1:5555 --watch
     """
+    if not every > 0:
+        raise UsageError(f"--every: expected more than 0 seconds, got {every:g}")
     reach(check_endpoint(endpoint), seconds=3.0)
     secret = token or published(endpoint)
     if secret is None:
@@ -204,8 +158,17 @@ def stats_command(endpoint: str, token: str | None, as_json: bool) -> None:
             " or give --token"
         )
     with Client(endpoint, "operator", token=secret, patience=5.0) as client:
-        books = client.query()
-    show(books, as_json)
+        if watch:
+            _watch(client, every, as_json)
+        else:
+            show(client.query(), as_json)
+
+
+def _watch(client: Client, every: float, as_json: bool) -> None:
+    with live.Board(as_json) as board, contextlib.suppress(Halted, KeyboardInterrupt):
+        while True:
+            board.show(client.query())
+            time.sleep(every)
 
 
 def entry(group: click.Group) -> NoReturn:

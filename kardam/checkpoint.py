@@ -1,12 +1,40 @@
-"""Models as files, in safetensors: names, shapes and numbers, and nothing that could run."""
+"""Models and server states as files in safetensors and JSON: names, shapes, numbers, nothing that
+runs.
 
+A checkpoint is a folder that is written beside and renamed, so what has its name is whole. Never in
+here: what a state means.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
-from kardam.errors import UsageError
-from kardam.messages import Manifest, Vector
+from kardam.errors import Unwritable, UsageError
+from kardam.messages import Manifest, Saved, Vector
+
+MODEL, VECTORS, PLAIN = "model.safetensors", "vectors.safetensors", "state.json"
+
+# What is being written begins with this, and is thrown away when a crash leaves it behind.
+UNFINISHED = ".unfinished-"
+
+# Stands in JSON for an array, by its name in VECTORS, or for the model itself.
+ARRAY = "$array"
+THE_MODEL = "model"
+
+
+class Checkpoint(NamedTuple):
+    """What a folder held."""
+
+    manifest: Manifest
+    x: Vector
+    state: Saved
 
 
 def load(path: Path) -> tuple[Manifest, Vector]:
@@ -14,11 +42,7 @@ def load(path: Path) -> tuple[Manifest, Vector]:
 
     Raises UsageError where there is no such file, or it holds no floating-point numbers.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (OSError, SafetensorError, TypeError) as error:
-        raise UsageError(f"{path}: expected a safetensors file: {error}") from error
+    tensors = _tensors(path)
     for name, tensor in tensors.items():
         if tensor.dtype.kind != "f":
             raise UsageError(f"{path}: {name!r} holds {tensor.dtype}, expected floats")
@@ -27,3 +51,118 @@ def load(path: Path) -> tuple[Manifest, Vector]:
         raise UsageError(f"{path} holds no numbers")
     flat = [tensor.astype(np.float32).reshape(-1) for tensor in tensors.values()]
     return manifest, np.concatenate(flat)
+
+
+def _tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (OSError, SafetensorError, TypeError) as error:
+        raise UsageError(f"{path}: expected a safetensors file: {error}") from error
+
+
+def save(folder: Path, manifest: Manifest, x: Vector, state: Saved) -> None:
+    """Write a checkpoint: the model under its parameters' own names, and the rest of the state.
+
+    Durable when it returns, and the folder is there whole or not at all. Raises Unwritable (no
+    room, no leave), with nothing left behind.
+    """
+    beside = folder.with_name(UNFINISHED + folder.name)
+    shutil.rmtree(beside, ignore_errors=True)  # what a crash left of the same one
+    try:
+        beside.mkdir(parents=True, mode=0o700)
+        places = zip(manifest.tensors, manifest.places(), strict=True)
+        model = {name: x[place].reshape(shape) for (name, shape), place in places}
+        vectors = _Vectors(x)
+        plain = json.dumps(vectors.taken_out_of(state))
+        save_file(model, beside / MODEL)
+        save_file(vectors.named, beside / VECTORS)
+        (beside / PLAIN).write_text(plain)
+        for path in (*beside.iterdir(), beside):
+            _flush(path)
+        beside.rename(folder)
+        _flush(folder.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise Unwritable(f"{folder}: no checkpoint could be written: {error}") from error
+
+
+def restore(folder: Path) -> Checkpoint:
+    """Read a checkpoint back, to the last bit. Raises UsageError where it is none."""
+    manifest, x = load(folder / MODEL)
+    vectors = _tensors(folder / VECTORS)
+    for vector in (x, *vectors.values()):
+        vector.flags.writeable = False
+    try:
+        plain = json.loads((folder / PLAIN).read_text())
+        state = _put_back(plain, {**vectors, THE_MODEL: x})
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{folder}: expected a checkpoint: {error}") from error
+    return Checkpoint(manifest, x, state)
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint of the most updates in a folder of them, if there is any."""
+    return max(_all(folder), key=_updates, default=None)
+
+
+def place(folder: Path, updates: int) -> Path:
+    """Where the checkpoint after so many updates belongs."""
+    return folder / f"{updates:09d}"
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Throw away all but the newest, and what a crash left unfinished."""
+    for path in (*sorted(_all(folder), key=_updates)[:-keep], *folder.glob(UNFINISHED + "*")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _all(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if path.name.isdigit()] if folder.is_dir() else []
+
+
+def _updates(path: Path) -> int:
+    return int(path.name)
+
+
+class _Vectors:
+    """The arrays of a state under numbers for names: each once, however often it stands there."""
+
+    def __init__(self, x: Vector) -> None:
+        self.named: dict[str, np.ndarray[Any, Any]] = {}
+        self._names = {id(x): THE_MODEL}
+
+    def taken_out_of(self, tree: Any) -> Any:
+        match tree:
+            case np.ndarray():
+                name = self._names.setdefault(id(tree), str(len(self.named)))
+                if name != THE_MODEL:
+                    self.named[name] = np.asarray(tree, order="C")
+                return {ARRAY: name}
+            case Mapping():
+                return {key: self.taken_out_of(value) for key, value in tree.items()}
+            case list() | tuple():
+                return [self.taken_out_of(value) for value in tree]
+            case _:
+                return tree
+
+
+def _put_back(tree: Any, vectors: Mapping[str, np.ndarray[Any, Any]]) -> Any:
+    match tree:
+        case {"$array": name}:
+            return vectors[name]
+        case dict():
+            return {key: _put_back(value, vectors) for key, value in tree.items()}
+        case list():
+            return [_put_back(value, vectors) for value in tree]
+        case _:
+            return tree
+
+
+def _flush(path: Path) -> None:
+    """On the disk, and not only on its way there."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,43 +1,37 @@
 """A server from its start to its orderly end: what it is made of, what ends it, who may interrupt.
 
-Wiring for the mains; the algorithm and the wire are below.
+Wiring for the mains; the algorithm, the wire and the files are below.
 """
 
 import asyncio
 import contextlib
+import importlib.metadata
 import os
+import platform
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
-from kardam.client import check_endpoint
-from kardam.errors import Stalled, UsageError
+from kardam import checkpoint
+from kardam.diagnosis import lost
+from kardam.errors import Stalled, Unwritable, UsageError
 from kardam.keys import Tokens, publish
-from kardam.messages import Manifest, Vector, Verdict
+from kardam.messages import Manifest, Saved, Vector, Verdict
+from kardam.plan import Plan, Until
 from kardam.recipe import Recipe
+from kardam.records import Records
+from kardam.scribe import Scribe
 from kardam.server import Server, serve
 from kardam.sessions import Sessions, Terms
 from kardam.stats import Stats
 
 # Seconds between two looks at whether it is enough, which are also two pictures of a live view.
 LOOK = 0.25
-
-
-def check_bind(bind: str, insecure: bool) -> str:
-    """The endpoint to listen on, if it is ours alone. Raises UsageError for a public one.
-
-    Without keys a public server lets anybody in, so that has to be asked for by name.
-    """
-    host = urlsplit(check_endpoint(bind)).hostname or ""
-    if not insecure and host not in ("localhost", "::1") and not host.startswith("127."):
-        raise UsageError(
-            f"--bind {bind}: anybody who reaches {host} could join; use tcp://127.0.0.1:PORT (and a"
-            " tunnel), or say --insecure"
-        )
-    return bind
 
 
 def house(recipe: Recipe, x: Vector, manifest: Manifest, *, seed: int, task: str) -> Sessions:
@@ -55,47 +49,6 @@ def house(recipe: Recipe, x: Vector, manifest: Manifest, *, seed: int, task: str
 
 
 @dataclass(frozen=True, slots=True)
-class Until:
-    """When it is enough: model updates, delivered gradients, seconds, held-out accuracy; any of
-    them.
-    """
-
-    updates: int | None = None
-    arrivals: int | None = None
-    seconds: float | None = None
-    target: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("updates", "arrivals", "seconds"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"--{name}: expected more than 0, got {value}")
-        if self.target is not None and not 0 < self.target <= 1:
-            raise UsageError(f"--target: expected an accuracy in (0, 1], got {self.target}")
-
-    def reached(self, stats: Stats, now: float) -> str:
-        """Which of them is reached, in words; empty while none is."""
-        if self.updates is not None and stats.updates >= self.updates:
-            return f"{stats.updates:,} updates"
-        if self.arrivals is not None and stats.total.delivered >= self.arrivals:
-            return f"{stats.total.delivered:,} arrivals"
-        if self.seconds is not None and now >= self.seconds:
-            return f"{self.seconds:g} seconds"
-        if self.target is not None and stats.accuracy >= self.target:
-            return f"accuracy {stats.accuracy:.3f}"
-        return ""
-
-    def share(self, stats: Stats, now: float) -> float:
-        """How much of the way is gone, 0 to 1; the furthest of them."""
-        ways = [
-            stats.updates / self.updates if self.updates else 0.0,
-            stats.total.delivered / self.arrivals if self.arrivals else 0.0,
-            now / self.seconds if self.seconds else 0.0,
-        ]
-        return min(max(ways), 1.0)
-
-
-@dataclass(frozen=True, slots=True)
 class Ending:
     """Why a run ended, in words, and the exit code that goes with it."""
 
@@ -107,35 +60,68 @@ class Ending:
         return replace(self, code=0) if self.code >= 128 else self
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that is to be told of a run that has ended.
+
+    `folder` is what it left behind, `kept` the newest checkpoint in it, `unwritten` says what could
+    not be written.
+    """
+
+    ending: Ending
+    books: Mapping[str, Any]
+    folder: Path
+    kept: Path | None
+    unwritten: str
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        return self.ending.code or (Unwritable.code if self.unwritten else 0)
+
+
 class Run:
     """A server that is up, and what will end it; see `running`."""
 
-    def __init__(self, sessions: Sessions, until: Until, asked: asyncio.Future[Ending]) -> None:
+    def __init__(self, until: Until, scribe: Scribe, asked: asyncio.Future[Ending]) -> None:
         self.server: Server
-        self._stats = sessions.stats
+        self.scribe = scribe
+        self._stats = scribe.sessions.stats
         self._until = until
         self._asked = asked
-        self._enough = asyncio.Event()
+        self._wake = asyncio.Event()
+        asked.add_done_callback(lambda _: self._wake.set())
 
     def observe(self, verdict: Verdict) -> None:
-        """Look at once, so that a run of so many arrivals is not a few more."""
-        if self._stats.stalled or self._until.reached(self._stats, 0.0):
-            self._enough.set()
+        """Write it down, and look at once where something is due: a run of so many arrivals is not
+        a few more.
+        """
+        now = self.server.now
+        self.scribe.verdict(verdict, now)
+        if self._stats.stalled or self._until.reached(self._stats, 0.0) or self.scribe.due(now):
+            self._wake.set()
 
     async def wait(self, look: Callable[[], str] = lambda: "") -> Ending:
-        """The ending, when it comes, with the uploads that were under way received.
+        """The ending, when it comes, with the uploads that were under way received, and a
+        checkpoint of where it ended.
 
         `look` is called every LOOK seconds; a word from it ends the run as stalled.
         """
-        enough = asyncio.create_task(self._enough.wait())
-        ends: set[asyncio.Future[Any]] = {enough, self._asked}
-        try:
-            while (ending := self._ending(look)) is None:
-                await asyncio.wait(ends, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            enough.cancel()
+        while (ending := self._ending(look)) is None:
+            self.scribe.look(self.server.now)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._wake.wait()
+            self._wake.clear()
         await self.server.drain()
+        await self.scribe.end(self.server.now)
         return ending
+
+    def outcome(self, ending: Ending, books: Mapping[str, Any]) -> Outcome:
+        """The end: its summary is written, and there is nothing more to do."""
+        scribe = self.scribe
+        scribe.summary(books)
+        return Outcome(ending, books, scribe.folder, scribe.kept, scribe.unwritten)
 
     def _ending(self, look: Callable[[], str]) -> Ending | None:
         if self._asked.done():
@@ -143,21 +129,59 @@ class Run:
         if why := self._until.reached(self._stats, self.server.now):
             return Ending(why)
         if self._stats.stalled:
-            lost = f"nothing of the last {self._stats.since_admitted:,} gradients was admitted"
-            return Ending(f"stalled: {lost}", Stalled.code)
+            return Ending(f"stalled: {lost(self._stats.since_admitted)}", Stalled.code)
         if why := look():
             return Ending(f"stalled: {why}", Stalled.code)
         return None
 
 
 @contextlib.asynccontextmanager
-async def running(sessions: Sessions, bind: str, until: Until) -> AsyncIterator[Run]:
-    """A server that listens to workers, signals and `kardam stats` while the block runs."""
-    with interrupts() as asked:
-        run = Run(sessions, until, asked)
-        async with serve(sessions, bind, run.observe) as run.server:
+async def running(plan: Plan, manifest: Manifest, x: Vector, task: str) -> AsyncIterator[Run]:
+    """A server that listens to workers, signals and `kardam stats` while the block runs.
+
+    It starts from x_0, or goes on from the checkpoint that the plan names. Raises UsageError,
+    Unwritable or Unreachable where that can not be.
+    """
+    before: Saved | None = None
+    if plan.checkpoint is not None:
+        kept = checkpoint.restore(plan.checkpoint)
+        if kept.manifest != manifest:
+            raise UsageError(f"--resume {plan.checkpoint}: its model is not made like this one")
+        before, x = kept.state, kept.x
+    sessions = house(plan.recipe, x, manifest, seed=plan.seed, task=task)
+    seconds = 0.0
+    if before is not None:
+        plan.recipe.check_same(before["recipe"])
+        seconds = before["seconds"]
+        sessions.restore(before["sessions"], seconds)
+    with interrupts() as asked, _records(plan, before) as records:
+        scribe = Scribe(sessions, records, plan.every, plan.recipe, seconds)
+        run = Run(plan.until, scribe, asked)
+        async with serve(sessions, plan.bind, run.observe, seconds) as run.server:
+            records.environment(_environment(run.server))
             with published(run.server):
                 yield run
+
+
+def _records(plan: Plan, before: Saved | None) -> Records:
+    """Its run directory, opened. Raises UsageError or Unwritable."""
+    if before is not None and plan.in_place:
+        return Records.reopen(plan.out, before["records"], plan.keep)
+    return Records.create(plan.out, plan.experiment, plan.keep)
+
+
+def _environment(server: Server) -> dict[str, Any]:
+    libraries = ("kardam", "numpy", "pyzmq", "torch", "uvloop")
+    return {
+        "endpoint": server.endpoint,
+        "host": platform.node(),
+        "machine": platform.platform(),
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in libraries},
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+    }
 
 
 @contextlib.contextmanager

@@ -42,9 +42,15 @@ class Denied(KardamError):
     code = 6
 
 
+class Unwritable(KardamError):
+    """What was to be kept could not be written: no room, or no leave."""
+
+    code = 7
+
+
 def raise_by_code(code: int, words: str) -> NoReturn:
     """Raise again, here, what another process ended with."""
-    kinds = {kind.code: kind for kind in (UsageError, TaskError, Stalled, Unreachable, Denied)}
+    kinds = {kind.code: kind for kind in KardamError.__subclasses__()}
     raise kinds.get(code, KardamError)(words)
 
 
@@ -57,6 +63,7 @@ EXIT_CODES = {
     4: "stalled: nothing was admitted for a long time",
     5: "no server reached, or the port is taken",
     6: "the server refused: version, token or role",
+    7: "the run directory could not be written",
     130: "interrupted (Ctrl-C), after an orderly end",
     143: "terminated (SIGTERM), after an orderly end",
 }

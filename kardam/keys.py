@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from kardam.messages import Role, WorkerId
+from kardam.messages import Role, Saved, WorkerId
 
 # Draws a secret; see `secrets.token_hex`.
 Draw = Callable[[], str]
@@ -52,6 +52,16 @@ class Tokens:
     def issued(self) -> set[WorkerId]:
         """The workers that have a token."""
         return {i.worker for i in self._identities.values() if i.role == "worker"}
+
+    def state(self) -> Saved:
+        """Who holds which secret; whoever reads it may be anybody."""
+        held = [[token, *identity] for token, identity in self._identities.items()]
+        return {"evaluator": self.evaluator, "operator": self.operator, "held": held}
+
+    def restore(self, state: Saved) -> None:
+        """The secrets of a server before this one, so that its peers are known to this one."""
+        self.evaluator, self.operator = state["evaluator"], state["operator"]
+        self._identities = {token: Identity(*identity) for token, *identity in state["held"]}
 
     def _issue(self, identity: Identity) -> str:
         self._identities = {t: i for t, i in self._identities.items() if i != identity}

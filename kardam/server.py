@@ -8,6 +8,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import zmq
 
@@ -122,7 +123,12 @@ class Server:
     """What is running inside a `serve` block."""
 
     def __init__(
-        self, sessions: Sessions, socket: zmq.Socket[bytes], endpoint: str, observe: Observe
+        self,
+        sessions: Sessions,
+        socket: zmq.Socket[bytes],
+        endpoint: str,
+        observe: Observe,
+        seconds: float,
     ) -> None:
         self.sessions = sessions
         self.endpoint = endpoint
@@ -130,14 +136,18 @@ class Server:
         self._router = Router(socket, self._deliver)
         self._descriptor = int(socket.get(zmq.FD))
         self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
+        self._began = self._loop.time() - seconds
         self._drained = asyncio.Event()
         self._crashed: asyncio.Future[None] = self._loop.create_future()
 
     @property
     def now(self) -> float:
-        """Seconds since the start."""
+        """Seconds since the start of the run."""
         return self._loop.time() - self._began
+
+    def books(self) -> dict[str, Any]:
+        """How the run stands, and every worker's row."""
+        return self.sessions.books(self.now)
 
     async def drain(self) -> None:
         """Lend nothing more, and wait for uploads under way, DRAIN_SECONDS at most."""
@@ -201,12 +211,15 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def serve(
-    sessions: Sessions, bind: str, observe: Observe = lambda verdict: None
+    sessions: Sessions,
+    bind: str,
+    observe: Observe = lambda verdict: None,
+    seconds: float = 0.0,
 ) -> AsyncIterator[Server]:
     """Serve for as long as the block runs: ready inside, gone after; a crash comes out of it.
 
-    `bind` is an endpoint like tcp://127.0.0.1:0, 0 for any free port. Raises Unreachable where the
-    port is taken or the address is not ours.
+    `bind` is an endpoint like tcp://127.0.0.1:0, 0 for any free port; `seconds` have gone before.
+    Raises Unreachable where the port is taken or the address is not ours.
     """
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
         socket.set(zmq.ROUTER_MANDATORY, 1)
@@ -221,7 +234,7 @@ async def serve(
         except zmq.ZMQError as error:
             free = "tcp://127.0.0.1:0 takes any free port"
             raise Unreachable(f"--bind {bind}: {zmq.strerror(error.errno or 0)}; {free}") from error
-        server = Server(sessions, socket, socket.get_string(zmq.LAST_ENDPOINT), observe)
+        server = Server(sessions, socket, socket.get_string(zmq.LAST_ENDPOINT), observe, seconds)
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(server._run())

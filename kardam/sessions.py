@@ -37,6 +37,7 @@ from kardam.messages import (
     Query,
     Report,
     Role,
+    Saved,
     State,
     Up,
     Vector,
@@ -57,7 +58,7 @@ MISSING = 3.5
 GONE = 30.0
 
 # Whoever says goodbye makes room at once; who is only gone may come back, and has so long.
-VACANT = 300.0
+VACANT = 60.0
 
 # A granted upload has this long, and a second more for so many bytes: a slow line, not a dead one.
 UPLOAD_SECONDS = 30.0
@@ -429,6 +430,29 @@ class Sessions:
         for row in books["workers"]:
             row["state"] = self.presence(row["worker"], now)
         return {"status": self.status(), "version": __version__, **books}
+
+    def metrics(self, now: float) -> dict[str, Any]:
+        """One point of the run's time series: plain values for JSON."""
+        return {"status": self.status(), "present": len(self._workers), **self.stats.metrics(now)}
+
+    # --- checkpoints ---
+
+    def state(self) -> Saved:
+        """What a server needs to go on in the place of this one. Open loans and uploads are not in
+        it: whoever has one learns from the new epoch that it is void.
+        """
+        return {
+            "descent": self.descent.state(),
+            "stats": self.stats.state(),
+            "tokens": self.tokens.state(),
+        }
+
+    def restore(self, state: Saved, now: float) -> None:
+        """Go on from there. Requires that nobody said hello yet; who has a token is expected."""
+        self.descent.restore(state["descent"])
+        self.stats.restore(state["stats"])
+        self.tokens.restore(state["tokens"])
+        self._absent = {worker: ("expected", now) for worker in self.tokens.issued}
 
 
 def _gradient(worker: WorkerId, push: Push, g: Vector) -> Gradient:

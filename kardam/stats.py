@@ -9,7 +9,7 @@ from collections import Counter, defaultdict, deque
 from typing import Any
 
 from kardam.filters import Slowdown
-from kardam.messages import Verdict, WorkerId
+from kardam.messages import Saved, Verdict, WorkerId
 
 # Rates are over the last so many seconds: long enough to be calm, short enough to show a change.
 RATE_SECONDS = 10
@@ -38,6 +38,17 @@ class Tally:
         """Admitted of delivered; NaN while nothing was delivered."""
         return self.admitted / self.delivered if self.delivered else math.nan
 
+    def state(self) -> Saved:
+        return {
+            "delivered": self.delivered,
+            "admitted": self.admitted,
+            "refused": dict(self.refused),
+        }
+
+    def restore(self, state: Saved) -> None:
+        self.delivered, self.admitted = state["delivered"], state["admitted"]
+        self.refused = Counter(state["refused"])
+
 
 class Rate:
     """How much a second, over the last RATE_SECONDS whole seconds and the one that runs."""
@@ -63,6 +74,8 @@ class Rate:
 class WorkerStats:
     """One worker's row."""
 
+    _PLAIN = ("label", "byzantine", "staleness", "growth", "weight")
+
     def __init__(self) -> None:
         self.tally = Tally()
         self.rate = Rate()
@@ -71,6 +84,15 @@ class WorkerStats:
         self.staleness = -1
         self.growth = math.nan
         self.weight = math.nan
+
+    def state(self) -> Saved:
+        plain = {name: getattr(self, name) for name in self._PLAIN}
+        return {"tally": self.tally.state(), **plain}
+
+    def restore(self, state: Saved) -> None:
+        self.tally.restore(state["tally"])
+        for name in self._PLAIN:
+            setattr(self, name, state[name])
 
 
 class Stats:
@@ -88,7 +110,8 @@ class Stats:
         self.honest = Tally()
         self.byzantine = Tally()
         self.started = 0
-        self.since_admitted = 0
+        # Why each gradient was refused since the last one was admitted.
+        self.since_admitted: Counter[str] = Counter()
         self.held_out: list[tuple[int, float, float, float]] = []
         self.violations = 0
         self.workers: dict[WorkerId, WorkerStats] = defaultdict(WorkerStats)
@@ -108,7 +131,10 @@ class Stats:
         for tally in (self.total, row.tally, self.byzantine if row.byzantine else self.honest):
             tally.add(verdict)
         self.started += verdict.admitted and verdict.rule == "startup"
-        self.since_admitted = 0 if verdict.admitted else self.since_admitted + 1
+        if verdict.admitted:
+            self.since_admitted.clear()
+        else:
+            self.since_admitted[verdict.rule] += 1
         self._delivered.add(1, now)
         row.rate.add(1, now)
         if verdict.updates > self.updates:
@@ -149,7 +175,7 @@ class Stats:
     @property
     def stalled(self) -> bool:
         """Whether nothing was admitted for 50 n deliveries."""
-        return self.since_admitted >= 50 * self.n
+        return self.since_admitted.total() >= 50 * self.n
 
     def staleness(self, share: float) -> int:
         """The smallest staleness that so large a share of the deliveries do not exceed; 0 before
@@ -166,6 +192,17 @@ class Stats:
     def snapshot(self, now: float) -> dict[str, Any]:
         """Everything, as plain values for JSON; NaN and infinities as None."""
         return {
+            **self.metrics(now),
+            "held_out": [
+                [updates, at, _plain(loss), _plain(accuracy)]
+                for updates, at, loss, accuracy in self.held_out[-HELD_OUT_MAX:]
+            ],
+            "workers": [self._row(worker, now) for worker in sorted(self.workers)],
+        }
+
+    def metrics(self, now: float) -> dict[str, Any]:
+        """The numbers of the whole run: a snapshot without its history and its rows."""
+        return {
             "accuracy": _plain(self.accuracy),
             "loss": _plain(self.loss),
             "delivered": self.total.delivered,
@@ -179,6 +216,7 @@ class Stats:
             "n": self.n,
             "f": self.f,
             "startup": self.started,
+            "since_admitted": dict(self.since_admitted),
             "violations": self.violations,
             "updates_per_second": self._updates.per_second(now),
             "gradients_per_second": self._delivered.per_second(now),
@@ -196,12 +234,35 @@ class Stats:
             "byzantine_share": _plain(
                 self.byzantine.admitted / self.total.admitted if self.total.admitted else math.nan
             ),
-            "held_out": [
-                [updates, at, _plain(loss), _plain(accuracy)]
-                for updates, at, loss, accuracy in self.held_out[-HELD_OUT_MAX:]
-            ],
-            "workers": [self._row(worker, now) for worker in sorted(self.workers)],
         }
+
+    # --- checkpoints ---
+
+    def state(self) -> Saved:
+        """All counts; rates begin anew."""
+        return {
+            "updates": self.updates,
+            "started": self.started,
+            "since_admitted": dict(self.since_admitted),
+            "violations": self.violations,
+            "tallies": [t.state() for t in (self.total, self.honest, self.byzantine)],
+            "held_out": list(self.held_out),
+            "staleness": [list(pair) for pair in self._staleness.items()],
+            "workers": [[worker, row.state()] for worker, row in self.workers.items()],
+        }
+
+    def restore(self, state: Saved) -> None:
+        self.updates, self.started = state["updates"], state["started"]
+        self.since_admitted = Counter(state["since_admitted"])
+        self.violations = state["violations"]
+        for tally, told in zip(
+            (self.total, self.honest, self.byzantine), state["tallies"], strict=True
+        ):
+            tally.restore(told)
+        self.held_out = [(int(u), s, loss, accuracy) for u, s, loss, accuracy in state["held_out"]]
+        self._staleness = Counter({tau: count for tau, count in state["staleness"]})
+        for worker, row in state["workers"]:
+            self.workers[worker].restore(row)
 
     def _row(self, worker: WorkerId, now: float) -> dict[str, Any]:
         row = self.workers[worker]

@@ -7,6 +7,9 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
+
+from kardam import diagnosis
 
 Books = Mapping[str, Any]
 
@@ -14,6 +17,8 @@ Books = Mapping[str, Any]
 def line(books: Books) -> str:
     """One line on how the run stands."""
     staleness = books["staleness"]["median"]
+    if words := diagnosis.of_run(books):
+        return words
     return (
         f"{books['status']}  {_number(books['accuracy'], '.3f')} accuracy  "
         f"{books['updates']:,} updates  {books['gradients_per_second']:.0f} gradients/s  "
@@ -23,7 +28,9 @@ def line(books: Books) -> str:
 
 def report(books: Books) -> Group:
     """Everything, as tables."""
-    return Group(_run(books), _workers(books))
+    words = diagnosis.of_run(books)
+    trouble = [Text(words, style="bold red")] if words else []
+    return Group(_run(books), *trouble, _workers(books))
 
 
 def _run(books: Books) -> Table:
@@ -65,7 +72,9 @@ def _workers(books: Books) -> Table:
     for name in ("a second", "delivered", "admitted", "stale", "growth"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("refused", no_wrap=True)
+    table.add_column("stands out", no_wrap=True)
     for row in books["workers"]:
+        apart = diagnosis.of_worker(row, books)
         table.add_row(
             str(row["worker"]),
             row["label"] or "honest",
@@ -76,17 +85,18 @@ def _workers(books: Books) -> Table:
             str(row["staleness"]) if row["staleness"] >= 0 else "-",
             _number(row["growth"], ".3g"),
             _reasons(row["refused"]),
-            style=_style(row),
+            apart,
+            style=_style(row, apart),
         )
     return table
 
 
-def _style(row: Mapping[str, Any]) -> str:
+def _style(row: Mapping[str, Any], apart: str) -> str:
     if row["state"] != "alive":
         return "dim"
-    if row["byzantine"]:
+    if row["byzantine"] or "refused" in apart:
         return "red"
-    return "yellow" if row["label"] else ""
+    return "yellow" if apart else ""
 
 
 def _slowdown(books: Books) -> str:

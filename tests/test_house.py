@@ -22,11 +22,12 @@ workers.attacks  workers.latency  workers.tasks.digits
 workers.tasks.task
 workers
 kardam.__main__
-kardam.daemon
-kardam.server
-kardam.client  kardam.view  kardam.recipe  kardam.checkpoint
+kardam.flags  kardam.daemon  kardam.live
+kardam.scribe  kardam.server  kardam.view
+kardam.plan  kardam.records
+kardam.client  kardam.recipe  kardam.checkpoint
 kardam.sessions  kardam.link
-kardam.descent  kardam.stats  kardam.keys
+kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.filters  kardam.dampening  kardam.aggregators  kardam.rates
 kardam.growth  kardam.protocol
 kardam.messages  kardam.spec
@@ -35,6 +36,7 @@ kardam
 """
 
 SHELLS = {"kardam.client", "kardam.server", "kardam.daemon", "kardam.keys", "kardam.checkpoint"}
+SHELLS |= {"kardam.records", "kardam.scribe", "kardam.live", "kardam.flags"}
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
 MAINS = {"kardam.__main__", "workers.__main__"}
 TORCH = {"workers.tasks", "workers.tasks.task", "workers.tasks.digits", "workers.objective"}
@@ -47,17 +49,21 @@ DOORS = {
     "torch": TORCH,
     "sklearn": {"workers.tasks.digits"},
     "uvloop": MAINS,
-    "click": MAINS,
-    "rich": {"kardam.view", *MAINS},
+    "click": {"kardam.live", "kardam.flags", *MAINS},
+    "rich": {"kardam.view", "kardam.live", *MAINS},
     "safetensors": {"kardam.checkpoint"},
     "sortedcontainers": {"kardam.growth"},
-    "asyncio": {"kardam.server", "kardam.daemon", "workers.swarm", "workers.__main__"},
-    "time": {"kardam.client", "workers.process", "workers.nursery"},
+    "tomllib": {"kardam.flags"},
+    "tomli_w": {"kardam.flags"},
+    "fcntl": {"kardam.records"},
+    "datetime": {"kardam.daemon", "kardam.flags"},
+    "asyncio": {"kardam.server", "kardam.daemon", "kardam.scribe", "workers.swarm", *MAINS},
+    "time": {"kardam.client", "kardam.__main__", "workers.process", "workers.nursery"},
     "random": {"kardam.client"},
     "secrets": {"kardam.daemon"},
     "threading": {"kardam.client", "workers.nursery"},
     "socket": {"kardam.client"},
-    "logging": {"kardam.client", "kardam.server", "kardam.__main__"},
+    "logging": {"kardam.client", "kardam.server", "kardam.scribe", "kardam.__main__"},
     "pickle": set(),
     "multiprocessing": set(),
 }

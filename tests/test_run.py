@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,19 +28,20 @@ SECONDS = 60  # every process here ends by itself within this, or is ended
 def started(*words: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
     """`kardam` with these words, ended when the block is."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    process = subprocess.Popen(
-        [*KARDAM, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-        env=environment,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=SECONDS)
+    with tempfile.TemporaryDirectory() as nowhere:
+        process = subprocess.Popen(
+            [*KARDAM, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=cwd or nowhere,
+            env=environment,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate(timeout=SECONDS)
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, Any, str]:

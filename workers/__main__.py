@@ -14,29 +14,25 @@ from typing import Any, NoReturn
 
 import click
 import uvloop
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from kardam import daemon, view
-from kardam.__main__ import (
-    announce,
-    bind_of,
-    bind_options,
-    cli,
-    entry,
-    finish,
-    json_option,
-    options,
-    recipe_of,
-    recipe_options,
-    serve_model,
-    until_of,
-    until_options,
-)
+from kardam import daemon
+from kardam.__main__ import announce, cli, entry, finish, print_experiment, serve_model
 from kardam.client import Client, check_endpoint, enrol, reach
 from kardam.errors import TaskError, UsageError
+from kardam.flags import (
+    FromFile,
+    bind_options,
+    file_argument,
+    json_option,
+    options,
+    plan_of,
+    recipe_options,
+    record_options,
+    until_options,
+)
+from kardam.live import Bar
 from kardam.messages import Enrolled
-from kardam.recipe import Recipe
+from kardam.plan import Plan
 from kardam.server import Server
 from kardam.spec import is_import_path
 from kardam.view import Books
@@ -54,9 +50,6 @@ PATIENCE = 30.0
 
 # Seconds that the newest model may wait for its evaluation at the end.
 EVALUATION_SECONDS = 10.0
-
-# Seconds between lines of progress where there is no terminal.
-PLAIN_EVERY = 5.0
 
 task_option = click.option(
     "--task",
@@ -81,47 +74,11 @@ pace_options = options(
 )
 
 
-class Shown:
-    """Progress on standard error: a live line on a terminal, else a plain one now and then."""
-
-    def __init__(self, run: daemon.Run, until: daemon.Until, quiet: bool) -> None:
-        self._run, self._until, self._quiet = run, until, quiet
-        console = Console(stderr=True)
-        self._live = console.is_terminal and not quiet
-        self._bar = Progress(
-            BarColumn(20),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            disable=not self._live,
-        )
-        self._task = self._bar.add_task("", total=1.0)
-        self._plain_at = PLAIN_EVERY
-
-    def __enter__(self) -> "Shown":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self) -> None:
-        """How the run stands, now."""
-        sessions, now = self._run.server.sessions, self._run.server.now
-        if self._live:
-            gone = self._until.share(sessions.stats, now)
-            line = view.line(sessions.books(now))
-            self._bar.update(self._task, completed=gone, description=line)
-        elif not self._quiet and now >= self._plain_at:
-            self._plain_at += PLAIN_EVERY
-            click.echo(f"{now:5.0f} s  {view.line(sessions.books(now))}", err=True)
-
-
 # --- run and serve: a server, and processes of its own ---
 
 
-@cli.command("run")
+@cli.command("run", cls=FromFile)
+@file_argument
 @task_option
 @recipe_options
 @click.option("--byzantine", type=int, default=0, show_default=True, help="How many really lie.")
@@ -133,53 +90,63 @@ class Shown:
 @click.option("--speeds", default="equal", show_default=True, help="Each worker's own factor.")
 @until_options
 @bind_options
+@record_options
 @seed_option
 @quiet_option
 @json_option
-def run_command(task: str, seed: int, quiet: bool, as_json: bool, **choices: Any) -> None:
-    """A server and all of its workers on this machine, over TCP; progress, and a summary.
-
-    \b
-    Example: ten workers, three of whom lie and two of whom are slow
-      kardam run --workers 10 --byzantine 3 --attack sign_flip:scale=10 \\
-                 --stragglers 2:factor=10 --arrivals 4000
-    """
-    recipe, until, bind = recipe_of(choices), until_of(choices), bind_of(choices)
-    if until == daemon.Until():
-        until = daemon.Until(arrivals=DEFAULT_ARRIVALS)
-    members = crew(n=recipe.n, seed=seed, **choices)
-    finish(*uvloop.run(_run(recipe, members, task, seed, bind, until, quiet)), as_json)
-
-
-async def _run(
-    recipe: Recipe,
-    members: list[Member],
+def run_command(
+    experiment: Path | None,
     task: str,
     seed: int,
-    bind: str,
-    until: daemon.Until,
+    dry_run: bool,
     quiet: bool,
-) -> tuple[daemon.Ending, Books]:
-    async with swarm(task, seed) as hands:
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """A server and all of its workers on this machine, over TCP; progress, and a summary.
+
+    EXPERIMENT.toml has the flags as keys, like byzantine = 3; flags given here count more.
+
+    \b
+    Examples: ten workers, three of whom lie and two of whom are slow; the same again, longer
+      kardam run --workers 10 --byzantine 3 --attack sign_flip:scale=10 \\
+                 --stragglers 2:factor=10 --arrivals 4000 --out runs/liars
+      kardam run runs/liars/experiment.toml --arrivals 8000
+      kardam run --resume runs/liars --arrivals 8000
+    """
+    if all(choices[name] is None for name in ("updates", "arrivals", "seconds", "target")):
+        choices["arrivals"] = click.get_current_context().params["arrivals"] = DEFAULT_ARRIVALS
+    plan = plan_of(choices, seed)
+    members = crew(n=plan.recipe.n, seed=seed, **choices)
+    if dry_run:
+        print_experiment(plan)
+    finish(uvloop.run(_run(plan, members, task, quiet)), as_json)
+
+
+async def _run(plan: Plan, members: list[Member], task: str, quiet: bool) -> daemon.Outcome:
+    async with swarm(task, plan.seed) as hands:
         manifest, x = await hands.opening()
-        sessions = daemon.house(recipe, x, manifest, seed=seed, task=task)
-        async with daemon.running(sessions, bind, until) as run:
+        async with daemon.running(plan, manifest, x, task) as run:
             server = run.server
-            hands.evaluate(server.endpoint, sessions.tokens.evaluator, EVALUATE_EVERY, PATIENCE)
+            tokens = server.sessions.tokens
+            hands.evaluate(server.endpoint, tokens.evaluator, EVALUATE_EVERY, PATIENCE)
             for member in members:
-                token = sessions.expect(member.index, member.label, member.byzantine, server.now)
+                token = server.sessions.expect(
+                    member.index, member.label, member.byzantine, server.now
+                )
                 hands.work(member, server.endpoint, token, PATIENCE)
             if not quiet:
-                announce(run, recipe, join=False)
-            with Shown(run, until, quiet) as shown:
+                announce(run, plan, join=False)
+            with Bar(quiet) as bar:
 
                 def look() -> str:
-                    shown.show()
-                    return _too_few(hands, recipe.quorum, recipe.n)
+                    gone = plan.until.share(server.sessions.stats, server.now)
+                    bar.show(server.books, gone, server.now)
+                    return _too_few(hands, plan.recipe.quorum, plan.recipe.n)
 
                 ending = await run.wait(look)
             await _last_evaluation(server, hands)
-            return ending, _with_deaths(sessions.books(server.now), hands)
+            return run.outcome(ending, _with_deaths(server.books(), hands))
 
 
 def _too_few(hands: Swarm, quorum: int, workers: int) -> str:
@@ -209,48 +176,47 @@ def _with_deaths(books: Books, hands: Swarm) -> Books:
     return {**books, "deaths": {name: str(fate) for name, fate in hands.deaths.items()}}
 
 
-@cli.command("serve")
+@cli.command("serve", cls=FromFile)
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 @click.option("--task", help="What is trained, in place of MODEL: digits, or package.module:attr.")
 @recipe_options
 @until_options
 @bind_options
+@record_options
 @seed_option
 @json_option
 def serve_command(
-    model: Path | None, task: str | None, seed: int, as_json: bool, **choices: Any
+    model: Path | None, task: str | None, seed: int, dry_run: bool, as_json: bool, **choices: Any
 ) -> None:
     """Serve a model until Ctrl-C: MODEL, a safetensors file, or the first model of --task.
 
     With --task, held-out loss and accuracy are reported, and workers need no --task of their own.
 
     \b
-    Examples:
+    Examples: a new server; one that goes on where it was, whatever ended it
       kardam serve --task digits --bind tcp://127.0.0.1:5555
-      kardam serve model.safetensors --workers 20 --f 4
+      kardam serve --task digits --bind tcp://127.0.0.1:5555 --out runs/mine --resume auto
     """
-    recipe, until, bind = recipe_of(choices), until_of(choices), bind_of(choices)
     if (model is None) == (task is None):
         raise UsageError("expected a MODEL file or --task, and not both")
-    if model is not None:
-        served = serve_model(model, recipe, bind, until, seed)
-    else:
-        served = _serve_task(str(task), recipe, bind, until, seed)
-    finish(*uvloop.run(served), as_json)
+    plan = plan_of(choices, seed)
+    if dry_run:
+        print_experiment(plan)
+    served = serve_model(model, plan) if model is not None else _serve_task(str(task), plan)
+    finish(uvloop.run(served), as_json)
 
 
-async def _serve_task(
-    task: str, recipe: Recipe, bind: str, until: daemon.Until, seed: int
-) -> tuple[daemon.Ending, Books]:
-    async with swarm(task, seed) as hands:
+async def _serve_task(task: str, plan: Plan) -> daemon.Outcome:
+    async with swarm(task, plan.seed) as hands:
         manifest, x = await hands.opening()
-        sessions = daemon.house(recipe, x, manifest, seed=seed, task=task)
-        async with daemon.running(sessions, bind, until) as run:
-            hands.evaluate(run.server.endpoint, sessions.tokens.evaluator, EVALUATE_EVERY, PATIENCE)
-            announce(run, recipe)
+        async with daemon.running(plan, manifest, x, task) as run:
+            server = run.server
+            evaluator = server.sessions.tokens.evaluator
+            hands.evaluate(server.endpoint, evaluator, EVALUATE_EVERY, PATIENCE)
+            announce(run, plan)
             ending = await run.wait()
-            await _last_evaluation(run.server, hands)
-            return ending.as_wished(), _with_deaths(sessions.books(run.server.now), hands)
+            await _last_evaluation(server, hands)
+            return run.outcome(ending.as_wished(), _with_deaths(server.books(), hands))
 
 
 # --- work: processes for somebody's server ---

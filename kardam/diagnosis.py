@@ -1,0 +1,68 @@
+"""What stands out in the books, in words: of a worker, and of a run that does not get on, with the
+knob to turn.
+
+Reads plain values. Never in here: a rule that decides anything; these are hints for people.
+"""
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+Books = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+# A worker stands out when it is so many times slower, or so much less of it is admitted, than the
+# median worker; and not before it has answered so often.
+APART = 3.0
+ANSWERS = 10
+
+# Nothing admitted for so many gradients a worker: worth a word long before the run is given up.
+WORRYING = 5
+
+KNOBS = {
+    "growth": "widen the band (--filter growth:low=...,high=...), or assume fewer liars (--f)",
+    "frequency": "too few workers take turns: assume fewer liars (--f), or leave out frequency",
+    "server_growth": "this rule freezes by its nature: take another --preset",
+    "unmeasured": "no growth can be measured while the model stands still: a larger --rate",
+    "nonfinite": "the model or the gradients have left the numbers: a smaller --rate",
+    "malformed": "workers answer with another model's gradients: check their --task",
+    "late": "gradients take too long to arrive: check the line",
+}
+
+
+def of_run(books: Books) -> str:
+    """Why the run does not get on, and what to turn; empty where it does."""
+    status = str(books["status"])
+    if status.startswith("waiting"):
+        n, f = books["n"], books["f"]
+        return (
+            f"{status} workers: models go out when n - f = {n - f} are there; start more"
+            " (kardam work), or serve fewer (--workers)"
+        )
+    since = books["since_admitted"]
+    if sum(since.values()) < WORRYING * books["n"]:
+        return ""
+    return lost(since)
+
+
+def lost(since: Mapping[str, int]) -> str:
+    """What refused the last gradients, and what to turn."""
+    rule, count = max(since.items(), key=lambda item: item[1])
+    knob = KNOBS.get(rule, f"see what {rule!r} asks for")
+    return f"{count:,} of the last {sum(since.values()):,} gradients refused by {rule}: {knob}"
+
+
+def of_worker(row: Row, books: Books) -> str:
+    """How this worker differs from most; empty where it does not."""
+    if row["state"] != "alive":
+        return "absent" if row["state"] in ("missing", "gone") else str(row["state"])
+    if row["delivered"] < ANSWERS:
+        return ""
+    peers = [other for other in books["workers"] if other["delivered"] >= ANSWERS]
+    words = []
+    if (speed := statistics.median(other["per_second"] for other in peers)) > 0:
+        slower = speed / max(row["per_second"], 1e-9)
+        words += [f"slow x{min(slower, 999):.0f}"] * (slower >= APART)
+    if row["share"] * APART <= statistics.median(other["share"] for other in peers):
+        words += ["refused"]
+    return ", ".join(words)

@@ -1,0 +1,252 @@
+"""The flags that verbs share, the files that may stand for them, and what they mean together.
+
+The keys of an experiment file are the flags' own names: no second list to keep. Never in here: what
+a verb does.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import tomli_w
+
+from kardam.errors import UsageError, suggest
+from kardam.plan import Every, Plan, Until, check_bind
+from kardam.recipe import DEFAULT_PRESET, DEFAULT_RATE, PRESETS, Recipe
+from kardam.records import EXPERIMENT, Found, check_new, endpoint, resumable
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Where runs go that are not told where.
+RUNS = Path("runs")
+
+# Flags that say what to do with an experiment, and are no part of it.
+NOT_THE_EXPERIMENT = {"experiment", "resume", "out", "dry_run", "quiet", "as_json", "help"}
+
+
+def options(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Several decorators as one, in reading order."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+recipe_options = options(
+    click.option("--workers", type=int, default=10, show_default=True, help="n: all workers."),
+    click.option(
+        "--f", type=int, help="Liars that the filter assumes, n > 3f. [default: the most]"
+    ),
+    click.option(
+        "--preset",
+        default=DEFAULT_PRESET,
+        show_default=True,
+        help=f"A filter and a dampening: {', '.join(PRESETS)}.",
+    ),
+    click.option("--filter", help="Stages joined by +, like growth:band=upper+frequency; or none."),
+    click.option("--dampening", help="constant, inverse, exponential:alpha=0.2 or curvature."),
+    click.option("--rate", default=DEFAULT_RATE, show_default=True, help="The learning rate."),
+    click.option(
+        "--per-update", type=int, default=1, show_default=True, help="M: gradients an update."
+    ),
+)
+
+until_options = options(
+    click.option("--updates", type=int, help="Stop after so many model updates."),
+    click.option("--arrivals", type=int, help="Stop after so many delivered gradients."),
+    click.option("--seconds", type=float, help="Stop after so many seconds."),
+    click.option("--target", type=float, help="Stop at this held-out accuracy, 0 to 1."),
+)
+
+bind_options = options(
+    click.option(
+        "--bind",
+        default="tcp://127.0.0.1:0",
+        show_default=True,
+        help="Where to listen; port 0 is any free one.",
+    ),
+    click.option("--insecure", is_flag=True, help="Let --bind be an address that others reach."),
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+
+file_argument = click.argument(
+    "experiment", type=click.Path(path_type=Path), required=False, metavar="[EXPERIMENT.toml]"
+)
+
+record_options = options(
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help="The run's directory, a new one.  [default: runs/ and the time]",
+    ),
+    click.option(
+        "--resume",
+        metavar="PATH|auto",
+        help="Go on with the run in PATH, or from one of its checkpoints in a new --out; auto: with"
+        " --out if it is there, else begin it.",
+    ),
+    click.option("--checkpoint-updates", type=int, help="Keep a checkpoint every so many updates."),
+    click.option(
+        "--checkpoint-seconds",
+        type=float,
+        default=30.0,
+        show_default=True,
+        help="Keep one every so many seconds.",
+    ),
+    click.option(
+        "--keep", type=int, default=3, show_default=True, help="How many checkpoints stay."
+    ),
+    click.option("--dry-run", is_flag=True, help="Print the resolved experiment, and do nothing."),
+)
+
+
+# --- experiments as files ---
+
+
+class FromFile(click.Command):
+    """A command whose flags may also stand in a file: an experiment's, or that of the run that it
+    resumes. What is said on the command line counts more.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        if "help" not in given and not ctx.resilient_parsing:
+            ctx.default_map = self._from_files(given)
+        return super().parse_args(ctx, args)
+
+    def _from_files(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        experiment, resume = given.get("experiment"), given.get("resume")
+        if isinstance(experiment, str) and isinstance(resume, str):
+            raise UsageError(f"expected {experiment} or --resume {resume}, and not both")
+        if isinstance(experiment, str):
+            return self._read(Path(experiment))
+        out = given.get("out")
+        if isinstance(resume, str):
+            found = resumed(resume, Path(out) if isinstance(out, str) else None)
+            if found is not None:
+                # Where it listened, its workers look for it.
+                return {**self._read(found.run / EXPERIMENT), "bind": endpoint(found.run)}
+        return {}
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """The file's values by parameter. Raises UsageError for what is no flag of this command."""
+        flags = {
+            flag_of(parameter): parameter
+            for parameter in self.params
+            if parameter.name not in NOT_THE_EXPERIMENT
+        }
+        values = {}
+        for key, value in _toml(path).items():
+            if key not in flags:
+                raise UsageError(f"{path}: unknown key {key!r}{suggest(key, flags)}")
+            parameter = flags[key]
+            values[str(parameter.name)] = _checked(value, parameter, f"{path}: {key}")
+        return values
+
+
+def flag_of(parameter: click.Parameter) -> str:
+    """A parameter's name as users write it, without dashes before it."""
+    return str(parameter.name).replace("_", "-")
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; expected an experiment in TOML") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: expected TOML: {error}") from error
+
+
+def _checked(value: Any, parameter: click.Parameter, where: str) -> Any:
+    """The value, if it is of the flag's own type: TOML says which it is."""
+    kinds: Mapping[str, tuple[str, tuple[type, ...]]] = {
+        "integer": ("a whole number", (int,)),
+        "float": ("a number", (int, float)),
+        "boolean": ("true or false", (bool,)),
+    }
+    wanted, allowed = kinds.get(parameter.type.name, ("text in quotes", (str,)))
+    if type(value) not in allowed:
+        raise UsageError(f"{where}: expected {wanted}, got {value!r}")
+    return value
+
+
+def resumed(resume: str, out: Path | None) -> Found | None:
+    """What to go on from; None where `auto` finds nothing yet. Raises UsageError where PATH has
+    none.
+    """
+    if resume != "auto":
+        return resumable(Path(resume))
+    if out is None:
+        raise UsageError("--resume auto: which run? give its directory as --out, too")
+    return resumable(out) if out.exists() and any(out.iterdir()) else None
+
+
+def resolved(context: click.Context, recipe: Recipe) -> str:
+    """The experiment as a file that says everything: this command of that file is the same run."""
+    chosen = {flag_of(p): context.params[str(p.name)] for p in context.command.params}
+    for name in NOT_THE_EXPERIMENT:
+        chosen.pop(name.replace("_", "-"), None)
+    chosen |= {"f": recipe.f, "filter": recipe.filter, "dampening": recipe.dampening}
+    plain = {
+        flag: str(value) if isinstance(value, Path) else value
+        for flag, value in chosen.items()
+        if value is not None
+    }
+    return tomli_w.dumps(plain)
+
+
+# --- what they mean together ---
+
+
+def recipe_of(choices: dict[str, Any]) -> Recipe:
+    """The Recipe that `recipe_options` describe, taken out of the parsed choices."""
+    return Recipe.of(
+        n=choices.pop("workers"),
+        f=choices.pop("f"),
+        preset=choices.pop("preset"),
+        filter=choices.pop("filter"),
+        dampening=choices.pop("dampening"),
+        rate=choices.pop("rate"),
+        per_update=choices.pop("per_update"),
+    )
+
+
+def plan_of(choices: dict[str, Any], seed: int) -> Plan:
+    """The Plan that recipe, until, bind and record options describe, taken out of the choices."""
+    recipe = recipe_of(choices)
+    experiment = resolved(click.get_current_context(), recipe)
+    names = ("updates", "arrivals", "seconds", "target")
+    until = Until(**{name: choices.pop(name) for name in names})
+    bind = check_bind(choices.pop("bind"), choices.pop("insecure"))
+    every = Every(choices.pop("checkpoint_updates"), choices.pop("checkpoint_seconds"))
+    keep, out, resume = (choices.pop(name) for name in ("keep", "out", "resume"))
+    if keep < 1:
+        raise UsageError(f"--keep: expected at least 1, got {keep}")
+    found = resumed(resume, out) if resume is not None else None
+    in_place = found is not None and found.whole and out in (None, found.run)
+    if found is not None and in_place:
+        out = found.run
+    elif out is None:
+        out = RUNS / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"
+    if not in_place:
+        check_new(out)
+    return Plan(
+        recipe=recipe,
+        bind=bind,
+        until=until,
+        every=every,
+        keep=keep,
+        seed=seed,
+        experiment=experiment,
+        out=out,
+        checkpoint=found.checkpoint if found is not None else None,
+        in_place=in_place,
+    )

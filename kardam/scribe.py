@@ -1,0 +1,118 @@
+"""What is written down of a run, and when: verdicts, metrics, checkpoints. What can not be written
+ends no training.
+
+Never in here: how a file looks (records, checkpoint), or what ends a run.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kardam.errors import Unwritable
+from kardam.messages import Verdict
+from kardam.plan import Every
+from kardam.recipe import Recipe
+from kardam.records import Records
+from kardam.sessions import Sessions
+
+log = logging.getLogger(__name__)
+
+# Seconds between two lines of metrics.
+MEASURE = 1.0
+
+
+class Scribe:
+    """Writes as the run goes. `seconds`: how long the run has lasted when it begins.
+
+    `folder` is where; `kept` the newest checkpoint that is whole; `unwritten` says what could not
+    be written last, or nothing.
+    """
+
+    def __init__(
+        self, sessions: Sessions, records: Records, every: Every, recipe: Recipe, seconds: float
+    ) -> None:
+        self.sessions = sessions
+        self.folder = records.folder
+        self.kept: Path | None = None
+        self.unwritten = ""
+        self._records = records
+        self._every = every
+        self._recipe = recipe
+        self._measure_at = -math.inf
+        self._kept_at = seconds
+        self._kept_updates = sessions.descent.model.version
+        self._writing: asyncio.Task[Path] | None = None
+
+    def verdict(self, verdict: Verdict, now: float) -> None:
+        """One judged gradient."""
+        self._records.verdict(verdict, now)
+
+    def due(self, now: float) -> bool:
+        """Whether it is time for a checkpoint."""
+        updates = self.sessions.descent.model.version - self._kept_updates
+        return self._writing is None and self._every.due(updates, now - self._kept_at)
+
+    def look(self, now: float) -> None:
+        """Write what is due; checkpoints in a thread of their own, one at a time."""
+        with self._saying():
+            if self._writing is not None and self._writing.done():
+                writing, self._writing = self._writing, None
+                self.kept = writing.result()
+        self._log(now)
+        if self.due(now):
+            self._writing = self._checkpoint(now)
+
+    async def end(self, now: float) -> None:
+        """Write where the run ended, however it did."""
+        with self._saying():
+            if self._writing is not None:
+                writing, self._writing = self._writing, None
+                self.kept = await writing
+        self._measure_at = -math.inf
+        self._log(now)
+        if self._kept_updates < self.sessions.descent.model.version:
+            with self._saying():
+                self.kept = await self._checkpoint(now)
+
+    def summary(self, books: Mapping[str, Any]) -> None:
+        """The books at the end."""
+        with self._saying():
+            self._records.flush()
+            self._records.summary(books)
+
+    def _log(self, now: float) -> None:
+        with self._saying():
+            if now >= self._measure_at:
+                self._measure_at = now + MEASURE
+                self._records.measure(self.sessions.metrics(now))
+            self._records.flush()
+
+    def _checkpoint(self, now: float) -> asyncio.Task[Path]:
+        """What the server knows at this moment, on its way to the disk."""
+        model = self.sessions.descent.model
+        state = {
+            "recipe": asdict(self._recipe),
+            "sessions": self.sessions.state(),
+            "records": self._records.marks(),
+            "seconds": now,
+        }
+        self._kept_at, self._kept_updates = now, model.version
+        manifest = self.sessions.terms.manifest
+        writing = asyncio.to_thread(
+            self._records.checkpoint, manifest, model.x, state, model.version
+        )
+        return asyncio.create_task(writing)
+
+    @contextlib.contextmanager
+    def _saying(self) -> Iterator[None]:
+        try:
+            yield
+        except Unwritable as error:
+            if not self.unwritten:
+                log.warning("%s; training goes on", error)
+            self.unwritten = str(error)

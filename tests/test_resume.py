@@ -1,0 +1,211 @@
+"""Whoever is killed, and whenever: it comes back, nothing is lost but what came after the last
+checkpoint, and the model ends trained.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import gt
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kardam import checkpoint
+from kardam.client import enrol
+from kardam.records import endpoint as listened
+from tests.puppet import PHASES, Puppet
+from tests.test_run import SECONDS, finished, kardam, lines, look, started, until
+
+pytestmark = pytest.mark.slow
+
+# A model of two chunks, so that there is a middle between them.
+HOUSE = Path(__file__).parents[1]
+TASK = "digits:hidden=4000"
+
+
+def serving(out: Path, *words: str) -> tuple[str, ...]:
+    """The command of a daemon that goes on by itself, as its supervisor would give it again."""
+    return (
+        *("serve", "--task", TASK, "--workers", "4", "--json"),
+        *("--out", str(out), "--resume", "auto", "--checkpoint-updates", "10", *words),
+    )
+
+
+def joining(endpoint: str, count: int) -> tuple[str, ...]:
+    return ("work", endpoint, "--count", str(count), "--latency", "constant:seconds=0.01")
+
+
+@contextmanager
+def puppet(endpoint: str, token: str, phase: str) -> Iterator[Puppet]:
+    one = Puppet(endpoint, token)
+    try:
+        one.reach(phase)
+        yield one
+    finally:
+        one.close()
+
+
+def delivered(endpoint: str) -> list[int]:
+    return [row["delivered"] for row in look(endpoint)["workers"]]
+
+
+def kept(out: Path) -> int:
+    """The updates of the newest checkpoint."""
+    newest = checkpoint.newest(out / "checkpoints")
+    return int(newest.name) if newest else 0
+
+
+@pytest.mark.parametrize("phase", [*PHASES, "during a checkpoint"])
+def test_a_server_that_is_killed_goes_on_where_it_was_with_the_workers_it_had(
+    tmp_path: Path, phase: str
+) -> None:
+    out = tmp_path / "run"
+    with started(*serving(out)) as server:
+        endpoint = lines(server, r"kardam work (tcp://127\.0\.0\.1:\d+)")[1]
+        with started(*joining(endpoint, 3)) as workers:
+            until(lambda: kept(out) > 0)
+            if phase == "during a checkpoint":
+                until(lambda: any((out / "checkpoints").glob(checkpoint.UNFINISHED + "*")))
+                server.kill()
+            else:
+                token = enrol(endpoint, "puppet", False, SECONDS).token
+                with puppet(endpoint, token, phase):
+                    server.kill()
+            server.wait(timeout=SECONDS)
+            before = kept(out)
+            with started(*serving(out, "--target", "0.9")) as again:
+                assert lines(again, r"goes on from .*/(\d+)")[1] == f"{before:09d}"
+                code, books, err = finished(again)
+            assert workers.poll() is None or workers.returncode == 0
+    assert code == 0, err
+    assert books["accuracy"] >= 0.9
+    assert books["updates"] > before
+    assert "misdeclared" not in books["refused"]
+    assert [row["delivered"] > 10 for row in books["workers"][:3]] == [True] * 3
+    journal = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    assert len(journal) == books["delivered"]
+    assert sum(line["admitted"] for line in journal) == books["admitted"]
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_worker_that_is_killed_holds_nothing_back_and_may_return(
+    tmp_path: Path, phase: str
+) -> None:
+    out = tmp_path / "run"
+    with started(*serving(out)) as server:
+        endpoint = lines(server, r"kardam work (tcp://127\.0\.0\.1:\d+)")[1]
+        with started(*joining(endpoint, 3)):
+            token = enrol(endpoint, "puppet", False, SECONDS).token
+            program = [sys.executable, "-m", "tests.puppet", endpoint, token, phase]
+            victim = subprocess.Popen(
+                program,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=HOUSE,
+            )
+            assert victim.stdout is not None
+            assert victim.stdin is not None
+            assert victim.stdout.readline() == b"there\n"
+            victim.kill()
+            victim.wait(timeout=SECONDS)
+            victim.stdin.close()
+            victim.stdout.close()
+            before = delivered(endpoint)
+            until(lambda: all(map(gt, delivered(endpoint)[:3], before[:3])))
+            with puppet(endpoint, token, "mid-chunk"):  # the same worker again, from its token
+                books = look(endpoint)
+        server.send_signal(signal.SIGTERM)
+        code, ended, err = finished(server)
+    assert code == 0, err
+    assert books["workers"][3]["state"] == "alive"
+    assert ended["updates"] > 0
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_says_where_and_resume_goes_on_from_it(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    with started("run", "--seconds", "60", "--out", str(out), "--json") as process:
+        endpoint = lines(process, r"kardam stats (tcp://127\.0\.0\.1:\d+)")[1]
+        until(lambda: look(endpoint)["updates"] > 50)
+        process.send_signal(signal.SIGINT)
+        code, books, err = finished(process)
+    newest = checkpoint.newest(out / "checkpoints")
+    assert code == 130
+    assert newest is not None
+    assert int(newest.name) == books["updates"]
+    assert f"kept:  {newest}; to go on: --resume {out}" in err
+    assert json.loads((out / "summary.json").read_text()) == books
+
+    goal = str(books["delivered"] + 300)
+    code, more, err = kardam("run", "--resume", str(out), "--arrivals", goal, "--json")
+    assert code == 0, err
+    assert f"goes on from {newest}" in err
+    assert more["updates"] > books["updates"]
+    assert more["delivered"] >= books["delivered"] + 300
+    assert more["seconds"] > books["seconds"]
+    assert listened(out) in err
+
+
+def test_one_checkpoint_may_begin_another_run_and_the_old_one_stays_as_it_is(
+    tmp_path: Path,
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    code, _, err = kardam(
+        *("run", "--arrivals", "400", "--checkpoint-updates", "50", "--json", "--quiet"),
+        *("--out", str(first), "--keep", "100"),
+    )
+    assert code == 0, err
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    oldest = min((first / "checkpoints").iterdir())
+    code, more, err = kardam(
+        *("run", "--resume", str(oldest), "--out", str(second), "--bind", "tcp://127.0.0.1:0"),
+        *("--arrivals", "600", "--json", "--quiet"),
+    )
+    assert code == 0, err
+    assert more["delivered"] >= 600
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    journal = (second / "journal.jsonl").read_text().splitlines()
+    assert json.loads(journal[0])["updates"] >= int(oldest.name)
+
+
+def test_another_recipe_may_not_go_on_from_what_this_one_learned(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, _, err = kardam("run", "--arrivals", "100", "--quiet", "--json", "--out", str(out))
+    assert code == 0, err
+    for flag, value, words in [
+        ("--workers", "12", "--workers 12: the run to resume has 10"),
+        ("--filter", "clip", "--filter clip: the run to resume has growth:band=middle"),
+        ("--task", "digits:hidden=8", "its model is not made like this one"),
+    ]:
+        code, _, err = kardam("run", "--resume", str(out), "--f", "3", flag, value)
+        assert (code, words in err, "Traceback" in err) == (2, True, False), err
+
+
+def test_a_disk_that_is_full_ends_no_training_and_is_told_with_its_own_code(
+    tmp_path: Path,
+) -> None:
+    # No file may grow beyond 20 KiB, which is the same to a program as a full disk.
+    words = [*("run", "--arrivals", "600", "--json", "--quiet", "--out", "run")]
+    command = f"ulimit -f 20; exec {sys.executable} -m workers {' '.join(words)}"
+    ran = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HOUSE)},
+        timeout=SECONDS,
+        check=False,
+    )
+    books: Any = json.loads(ran.stdout)
+    assert ran.returncode == 7, ran.stderr
+    assert books["delivered"] >= 600
+    assert "journal.jsonl: File too large; it ends here; training goes on" in ran.stderr
+    assert "lost:  run/" in ran.stderr
+    journal = (tmp_path / "run" / "journal.jsonl").read_text()
+    assert all(json.loads(line) for line in journal.splitlines())
