@@ -19,7 +19,8 @@ from kardam.checkpoint import load
 from kardam.client import Client, check_endpoint, reach
 from kardam.errors import EXIT_CODES, KardamError, UsageError
 from kardam.keys import published
-from kardam.recipe import DEFAULT_PRESET, DEFAULT_RATE, PRESETS, Recipe
+from kardam.optimizers import OPTIMIZERS
+from kardam.recipe import DEFAULT_OPTIMIZER, DEFAULT_PRESET, DEFAULT_RATE, PRESETS, Recipe
 from kardam.view import Books
 
 # Columns, where standard output is no terminal.
@@ -55,7 +56,18 @@ recipe_options = options(
     ),
     click.option("--filter", help="Stages joined by +, like growth:band=upper+frequency; or none."),
     click.option("--dampening", help="constant, inverse, exponential:alpha=0.2 or curvature."),
-    click.option("--rate", default=DEFAULT_RATE, show_default=True, help="The learning rate."),
+    click.option(
+        "--rate",
+        default=DEFAULT_RATE,
+        show_default=True,
+        help="The learning rate: constant, step:every=1000 or cosine:updates=5000.",
+    ),
+    click.option(
+        "--optimizer",
+        default=DEFAULT_OPTIMIZER,
+        show_default=True,
+        help=f"What makes a step of a gradient: {', '.join(OPTIMIZERS)}.",
+    ),
     click.option(
         "--per-update", type=int, default=1, show_default=True, help="M: gradients an update."
     ),
@@ -90,6 +102,7 @@ def recipe_of(choices: dict[str, Any]) -> Recipe:
         filter=choices.pop("filter"),
         dampening=choices.pop("dampening"),
         rate=choices.pop("rate"),
+        optimizer=choices.pop("optimizer"),
         per_update=choices.pop("per_update"),
     )
 

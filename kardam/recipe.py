@@ -13,6 +13,7 @@ from kardam.descent import Descent
 from kardam.errors import UsageError, suggest
 from kardam.filters import chain, tolerated
 from kardam.messages import Vector
+from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
 from kardam.spec import build
 
@@ -49,6 +50,8 @@ DEFAULT_PRESET = "middle"
 
 DEFAULT_RATE = "constant:gamma=0.1"
 
+DEFAULT_OPTIMIZER = "sgd"
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -62,6 +65,7 @@ class Recipe:
     filter: str
     dampening: str
     rate: str
+    optimizer: str
     per_update: int
 
     @classmethod
@@ -73,6 +77,7 @@ class Recipe:
         filter: str | None = None,
         dampening: str | None = None,
         rate: str = DEFAULT_RATE,
+        optimizer: str = DEFAULT_OPTIMIZER,
         per_update: int = 1,
     ) -> Self:
         """The preset, with what is not None in place of its parts. f = None: the most that n bear.
@@ -91,6 +96,7 @@ class Recipe:
             filter=PRESETS[preset].filter if filter is None else filter,
             dampening=PRESETS[preset].dampening if dampening is None else dampening,
             rate=rate,
+            optimizer=optimizer,
             per_update=per_update,
         )
         recipe.descent(np.zeros(1, np.float32))
@@ -110,5 +116,6 @@ class Recipe:
             filter=chain(self.filter, self.n, self.f),
             dampening=build(self.dampening, DAMPENINGS, "--dampening", n=self.n, f=self.f),
             rate=build(self.rate, RATES, "--rate"),
+            optimizer=build(self.optimizer, OPTIMIZERS, "--optimizer"),
             per_update=self.per_update,
         )
