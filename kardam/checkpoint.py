@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kardam.errors import Unwritable, UsageError
-from kardam.messages import Manifest, Saved, Vector
+from kardam.messages import Manifest, Vector
+from kardam.state import State
 
 MODEL, VECTORS, PLAIN = "model.safetensors", "vectors.safetensors", "state.json"
 
@@ -34,7 +35,7 @@ class Checkpoint(NamedTuple):
 
     manifest: Manifest
     x: Vector
-    state: Saved
+    state: State
 
 
 def load(path: Path) -> tuple[Manifest, Vector]:
@@ -61,7 +62,7 @@ def _tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         raise UsageError(f"{path}: expected a safetensors file: {error}") from error
 
 
-def save(folder: Path, manifest: Manifest, x: Vector, state: Saved) -> None:
+def save(folder: Path, manifest: Manifest, x: Vector, state: State) -> None:
     """Write a checkpoint: the model under its parameters' own names, and the rest of the state.
 
     Durable when it returns, and the folder is there whole or not at all. Raises Unwritable (no

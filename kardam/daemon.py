@@ -21,13 +21,14 @@ from kardam import checkpoint
 from kardam.diagnosis import lost
 from kardam.errors import Stalled, Unwritable, UsageError
 from kardam.keys import Tokens, publish
-from kardam.messages import Manifest, Saved, Vector, Verdict
+from kardam.messages import Manifest, Vector, Verdict
 from kardam.plan import Plan, Until
 from kardam.recipe import Recipe
 from kardam.records import Records
 from kardam.scribe import Scribe
 from kardam.server import Server, serve
 from kardam.sessions import Sessions, Terms
+from kardam.state import State
 from kardam.stats import Stats
 
 # Seconds between two looks at whether it is enough, which are also two pictures of a live view.
@@ -142,7 +143,7 @@ async def running(plan: Plan, manifest: Manifest, x: Vector, task: str) -> Async
     It starts from x_0, or goes on from the checkpoint that the plan names. Raises UsageError,
     Unwritable or Unreachable where that can not be.
     """
-    before: Saved | None = None
+    before: State | None = None
     if plan.checkpoint is not None:
         kept = checkpoint.restore(plan.checkpoint)
         if kept.manifest != manifest:
@@ -163,7 +164,7 @@ async def running(plan: Plan, manifest: Manifest, x: Vector, task: str) -> Async
                 yield run
 
 
-def _records(plan: Plan, before: Saved | None) -> Records:
+def _records(plan: Plan, before: State | None) -> Records:
     """Its run directory, opened. Raises UsageError or Unwritable."""
     if before is not None and plan.in_place:
         return Records.reopen(plan.out, before["records"], plan.keep)

@@ -14,6 +14,7 @@ from kardam.dampening import Dampening
 from kardam.filters import Stage
 from kardam.growth import Change, Evidence, Exact, History, Lens, norm
 from kardam.messages import Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
+from kardam.optimizers import SGD, Optimizer
 from kardam.rates import Rate
 
 # One in work and one fetched ahead; it bounds the old models that are kept alive, 2n of them.
@@ -25,11 +26,11 @@ class Descent:
 
         x_{t+1} = x_t - gamma_t (1/M) sum over M admitted gradients of Lambda c g
 
-    with Lambda the dampening and c the clip of each (Kardam, section 3). `lens` says how vectors
-    are remembered. Until every stage of the filter is ready, the start-up rule moves the model
-    instead: the coordinate-wise median, clipped, of the first gradients of n - f distinct workers,
-    again and again. It waits for no growth (which needs a model that moved) and no coalition of f
-    owns it.
+    with Lambda the dampening and c the clip of each (Kardam, section 3); an `optimizer` other than
+    SGD makes another step of that mean. `lens` says how vectors are remembered. Until every stage
+    of the filter is ready, the start-up rule moves the model instead: the coordinate-wise median,
+    clipped, of the first gradients of n - f distinct workers, again and again. It waits for no
+    growth (which needs a model that moved) and no coalition of f owns it.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Descent:
         filter: Stage,
         dampening: Dampening,
         rate: Rate,
+        optimizer: Optimizer | None = None,
         per_update: int = 1,
         lens: Lens | None = None,
     ) -> None:
@@ -48,6 +50,7 @@ class Descent:
         self.filter = filter
         self.dampening = dampening
         self.rate = rate
+        self.optimizer = optimizer if optimizer is not None else SGD()
         self.model = Model(0, _sealed(x.copy()))
         self._lens = lens if lens is not None else Exact()
         self._mean = Mean(per_update)
@@ -157,7 +160,7 @@ class Descent:
 
     def _step(self, g: Vector) -> None:
         t = self.model.version
-        self.model = Model(t + 1, _sealed(self.model.x - np.float32(self.rate(t)) * g))
+        self.model = Model(t + 1, _sealed(self.optimizer.step(self.model.x, g, self.rate(t))))
 
     def _verdict(
         self,

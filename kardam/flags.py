@@ -14,8 +14,9 @@ import click
 import tomli_w
 
 from kardam.errors import UsageError, suggest
+from kardam.optimizers import OPTIMIZERS
 from kardam.plan import Every, Plan, Until, check_bind
-from kardam.recipe import DEFAULT_PRESET, DEFAULT_RATE, PRESETS, Recipe
+from kardam.recipe import DEFAULT_OPTIMIZER, DEFAULT_PRESET, DEFAULT_RATE, PRESETS, Recipe
 from kardam.records import EXPERIMENT, Found, check_new, endpoint, resumable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -51,7 +52,18 @@ recipe_options = options(
     ),
     click.option("--filter", help="Stages joined by +, like growth:band=upper+frequency; or none."),
     click.option("--dampening", help="constant, inverse, exponential:alpha=0.2 or curvature."),
-    click.option("--rate", default=DEFAULT_RATE, show_default=True, help="The learning rate."),
+    click.option(
+        "--rate",
+        default=DEFAULT_RATE,
+        show_default=True,
+        help="The learning rate: constant, step:every=1000 or cosine:updates=5000.",
+    ),
+    click.option(
+        "--optimizer",
+        default=DEFAULT_OPTIMIZER,
+        show_default=True,
+        help=f"What makes a step of a gradient: {', '.join(OPTIMIZERS)}.",
+    ),
     click.option(
         "--per-update", type=int, default=1, show_default=True, help="M: gradients an update."
     ),
@@ -215,6 +227,7 @@ def recipe_of(choices: dict[str, Any]) -> Recipe:
         filter=choices.pop("filter"),
         dampening=choices.pop("dampening"),
         rate=choices.pop("rate"),
+        optimizer=choices.pop("optimizer"),
         per_update=choices.pop("per_update"),
     )
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from kardam.messages import Role, Saved, WorkerId
+from kardam.messages import Role, WorkerId
+from kardam.state import State
 
 # Draws a secret; see `secrets.token_hex`.
 Draw = Callable[[], str]
@@ -53,12 +54,12 @@ class Tokens:
         """The workers that have a token."""
         return {i.worker for i in self._identities.values() if i.role == "worker"}
 
-    def state(self) -> Saved:
+    def state(self) -> State:
         """Who holds which secret; whoever reads it may be anybody."""
         held = [[token, *identity] for token, identity in self._identities.items()]
         return {"evaluator": self.evaluator, "operator": self.operator, "held": held}
 
-    def restore(self, state: Saved) -> None:
+    def restore(self, state: State) -> None:
         """The secrets of a server before this one, so that its peers are known to this one."""
         self.evaluator, self.operator = state["evaluator"], state["operator"]
         self._identities = {token: Identity(*identity) for token, *identity in state["held"]}

@@ -11,6 +11,7 @@ import numpy as np
 
 from kardam import __version__
 from kardam.messages import (
+    Activity,
     Again,
     Beat,
     Books,
@@ -31,7 +32,6 @@ from kardam.messages import (
     Query,
     Report,
     Role,
-    State,
     Up,
     Vector,
     Welcome,
@@ -115,7 +115,7 @@ class Link:
         # A factor around 1, so that a thousand workers do not beat as one.
         self._jitter = jitter
         self.terms: Welcome | None = None
-        self.state: State = "idle"
+        self.state: Activity = "idle"
         self._manifest: Manifest | None = None
         self._heard = self._beat_at = 0.0
         self._request: Pull | Push | Query | None = None
@@ -157,7 +157,7 @@ class Link:
         """Leave, for good."""
         return [Say(Bye())]
 
-    def _ask(self, request: Pull | Push | Query, now: float, state: State) -> list[Action]:
+    def _ask(self, request: Pull | Push | Query, now: float, state: Activity) -> list[Action]:
         self._request, self._asked, self.state = request, now, state
         return self._say_request() if self.terms is not None else []
 

@@ -11,16 +11,12 @@ K_p   the growth of worker p: ||g - g'|| / ||x_l - x_l'||, ' marking his earlier
 import math
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float32]
-
-# What a part of the server must remember to go on where it was: plain values, lists, dicts of them
-# by text, and arrays. What was once told is not written again.
-Saved = dict[str, Any]
 
 # A worker is a number from 0 to n-1, given by the server; what a peer calls itself is nobody's
 # name.
@@ -147,7 +143,7 @@ Word = Annotated[str, Within(0, 64)]
 Label = Annotated[str, Within(0, 128)]
 Sentence = Annotated[str, Within(0, 512)]
 Role = Literal["worker", "evaluator", "operator"]
-State = Literal["idle", "pulling", "computing", "pushing"]
+Activity = Literal["idle", "pulling", "computing", "pushing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +272,7 @@ class Judged:
 class Beat:
     """Alive; either way."""
 
-    state: State
+    state: Activity
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ from kardam.dampening import DAMPENINGS
 from kardam.descent import Descent
 from kardam.errors import UsageError, suggest
 from kardam.filters import chain, tolerated
-from kardam.messages import Saved, Vector
+from kardam.messages import Vector
+from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
 from kardam.spec import build
+from kardam.state import State
 
 
 class Preset(NamedTuple):
@@ -49,6 +51,8 @@ DEFAULT_PRESET = "middle"
 
 DEFAULT_RATE = "constant:gamma=0.1"
 
+DEFAULT_OPTIMIZER = "sgd"
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -62,6 +66,7 @@ class Recipe:
     filter: str
     dampening: str
     rate: str
+    optimizer: str
     per_update: int
 
     @classmethod
@@ -73,6 +78,7 @@ class Recipe:
         filter: str | None = None,
         dampening: str | None = None,
         rate: str = DEFAULT_RATE,
+        optimizer: str = DEFAULT_OPTIMIZER,
         per_update: int = 1,
     ) -> Self:
         """The preset, with what is not None in place of its parts. f = None: the most that n bear.
@@ -91,6 +97,7 @@ class Recipe:
             filter=PRESETS[preset].filter if filter is None else filter,
             dampening=PRESETS[preset].dampening if dampening is None else dampening,
             rate=rate,
+            optimizer=optimizer,
             per_update=per_update,
         )
         recipe.descent(np.zeros(1, np.float32))
@@ -101,7 +108,7 @@ class Recipe:
         """How many workers must be there: n - f where f > 0 are filtered, else one."""
         return self.n - self.f if self.f > 0 and self.filter != "none" else 1
 
-    def check_same(self, before: Saved) -> None:
+    def check_same(self, before: State) -> None:
         """Raise UsageError, naming the first difference, unless what was learned by the recipe
         `before` is of use to this one: only the rate may have changed.
         """
@@ -119,5 +126,6 @@ class Recipe:
             filter=chain(self.filter, self.n, self.f),
             dampening=build(self.dampening, DAMPENINGS, "--dampening", n=self.n, f=self.f),
             rate=build(self.rate, RATES, "--rate"),
+            optimizer=build(self.optimizer, OPTIMIZERS, "--optimizer"),
             per_update=self.per_update,
         )

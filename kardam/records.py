@@ -21,7 +21,8 @@ from typing import Any, NamedTuple, Self
 
 from kardam import checkpoint
 from kardam.errors import Unwritable, UsageError
-from kardam.messages import Manifest, Saved, Vector, Verdict
+from kardam.messages import Manifest, Vector, Verdict
+from kardam.state import State
 
 EXPERIMENT, ENVIRONMENT = "experiment.toml", "environment.json"
 JOURNAL, METRICS, SUMMARY = "journal.jsonl", "metrics.jsonl", "summary.json"
@@ -97,7 +98,7 @@ class Records:
             raise Unwritable(f"{folder}: {error.strerror}") from error
 
     @classmethod
-    def reopen(cls, folder: Path, marks: Saved, keep: int) -> Self:
+    def reopen(cls, folder: Path, marks: State, keep: int) -> Self:
         """The directory of a run that goes on from a state with these marks; what it wrote after
         them is forgotten with the work that it tells of.
         """
@@ -144,11 +145,11 @@ class Records:
         finally:
             self._metrics.flush()
 
-    def marks(self) -> Saved:
+    def marks(self) -> State:
         """How far the files are, for `reopen`."""
         return {"journal": self._journal.position, "metrics": self._metrics.position}
 
-    def checkpoint(self, manifest: Manifest, x: Vector, state: Saved, updates: int) -> Path:
+    def checkpoint(self, manifest: Manifest, x: Vector, state: State, updates: int) -> Path:
         """Keep a state, and of the older ones the newest few. Raises Unwritable."""
         folder = self.folder / CHECKPOINTS
         path = checkpoint.place(folder, updates)

@@ -15,6 +15,7 @@ from kardam import __version__
 from kardam.descent import Descent
 from kardam.keys import Tokens
 from kardam.messages import (
+    Activity,
     Again,
     Beat,
     Books,
@@ -37,8 +38,6 @@ from kardam.messages import (
     Query,
     Report,
     Role,
-    Saved,
-    State,
     Up,
     Vector,
     Verdict,
@@ -46,6 +45,7 @@ from kardam.messages import (
     WorkerId,
 )
 from kardam.protocol import CHUNK_BYTES, Bytes, encode_manifest
+from kardam.state import State
 from kardam.stats import Stats
 
 # What the socket calls a peer; random at each connection, and nobody's identity.
@@ -117,7 +117,7 @@ class Session:
     role: Role
     worker: WorkerId
     heard: float
-    state: State = "idle"
+    state: Activity = "idle"
     upload: Upload | None = None
     # Bytes that it may send at any moment without another word from us: a credit, or a grant.
     reserved: int = 0
@@ -437,7 +437,7 @@ class Sessions:
 
     # --- checkpoints ---
 
-    def state(self) -> Saved:
+    def state(self) -> State:
         """What a server needs to go on in the place of this one. Open loans and uploads are not in
         it: whoever has one learns from the new epoch that it is void.
         """
@@ -447,7 +447,7 @@ class Sessions:
             "tokens": self.tokens.state(),
         }
 
-    def restore(self, state: Saved, now: float) -> None:
+    def restore(self, state: State, now: float) -> None:
         """Go on from there. Requires that nobody said hello yet; who has a token is expected."""
         self.descent.restore(state["descent"])
         self.stats.restore(state["stats"])

@@ -9,7 +9,8 @@ from collections import Counter, defaultdict, deque
 from typing import Any
 
 from kardam.filters import Slowdown
-from kardam.messages import Saved, Verdict, WorkerId
+from kardam.messages import Verdict, WorkerId
+from kardam.state import State
 
 # Rates are over the last so many seconds: long enough to be calm, short enough to show a change.
 RATE_SECONDS = 10
@@ -38,14 +39,14 @@ class Tally:
         """Admitted of delivered; NaN while nothing was delivered."""
         return self.admitted / self.delivered if self.delivered else math.nan
 
-    def state(self) -> Saved:
+    def state(self) -> State:
         return {
             "delivered": self.delivered,
             "admitted": self.admitted,
             "refused": dict(self.refused),
         }
 
-    def restore(self, state: Saved) -> None:
+    def restore(self, state: State) -> None:
         self.delivered, self.admitted = state["delivered"], state["admitted"]
         self.refused = Counter(state["refused"])
 
@@ -85,11 +86,11 @@ class WorkerStats:
         self.growth = math.nan
         self.weight = math.nan
 
-    def state(self) -> Saved:
+    def state(self) -> State:
         plain = {name: getattr(self, name) for name in self._PLAIN}
         return {"tally": self.tally.state(), **plain}
 
-    def restore(self, state: Saved) -> None:
+    def restore(self, state: State) -> None:
         self.tally.restore(state["tally"])
         for name in self._PLAIN:
             setattr(self, name, state[name])
@@ -238,7 +239,7 @@ class Stats:
 
     # --- checkpoints ---
 
-    def state(self) -> Saved:
+    def state(self) -> State:
         """All counts; rates begin anew."""
         return {
             "updates": self.updates,
@@ -251,7 +252,7 @@ class Stats:
             "workers": [[worker, row.state()] for worker, row in self.workers.items()],
         }
 
-    def restore(self, state: Saved) -> None:
+    def restore(self, state: State) -> None:
         self.updates, self.started = state["updates"], state["started"]
         self.since_admitted = Counter(state["since_admitted"])
         self.violations = state["violations"]

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from kardam import checkpoint
 from kardam.errors import Unwritable, UsageError
-from kardam.messages import Manifest, Saved
+from kardam.messages import Manifest
+from kardam.state import State
 
 MANIFEST = Manifest((("bias", (2,)), ("weight", (2, 3))))
 X = np.arange(8, dtype=np.float32)
@@ -54,7 +55,7 @@ def alike(one: Any, other: Any) -> bool:
 
 @given(state=st.dictionaries(names, trees, max_size=3))
 def test_any_state_comes_back_to_the_last_bit(
-    tmp_path_factory: pytest.TempPathFactory, state: Saved
+    tmp_path_factory: pytest.TempPathFactory, state: State
 ) -> None:
     folder = tmp_path_factory.mktemp("checkpoints") / "000000001"
     checkpoint.save(folder, MANIFEST, X, state)

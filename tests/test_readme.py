@@ -8,6 +8,7 @@ import pytest
 from kardam.dampening import DAMPENINGS
 from kardam.errors import EXIT_CODES
 from kardam.filters import STAGES
+from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
 from kardam.recipe import PRESETS
 from tests.test_house import MODULES
@@ -42,6 +43,7 @@ def test_the_example_of_ones_own_model_works_when_pasted(tmp_path: Path) -> None
         ("--filter", STAGES),
         ("--dampening", DAMPENINGS),
         ("--rate", RATES),
+        ("--optimizer", OPTIMIZERS),
         ("--attack", ATTACKS),
         ("--latency", LATENCIES),
         ("--speeds", SPEEDS),
