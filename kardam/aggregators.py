@@ -11,6 +11,7 @@ import numpy as np
 
 from kardam.growth import norm
 from kardam.messages import Vector, WorkerId
+from kardam.state import State, Stateful
 
 Rule = Callable[[Sequence[Vector]], Vector]
 
@@ -33,7 +34,7 @@ def clipped_median(vectors: Sequence[Vector]) -> Vector:
     return median * np.float32(bound / length) if length > bound else median
 
 
-class Mean:
+class Mean(Stateful):
     """The mean of every `size` weighted gradients, in order of arrival; size = 1 is pure
     asynchrony.
 
@@ -58,8 +59,14 @@ class Mean:
         self._sum, self._count = None, 0
         return mean
 
+    def state(self) -> State:
+        return {"sum": self._sum, "count": self._count}
 
-class Quorum:
+    def restore(self, state: State) -> None:
+        self._sum, self._count = state["sum"], state["count"]
+
+
+class Quorum(Stateful):
     """The first gradients of `size` distinct workers, and then a rule over them; repeat."""
 
     def __init__(self, size: int, rule: Rule) -> None:
@@ -78,3 +85,9 @@ class Quorum:
         result = self.rule(list(self._gathered.values()))
         self._gathered = {}
         return result
+
+    def state(self) -> State:
+        return {"gathered": [[worker, g] for worker, g in self._gathered.items()]}
+
+    def restore(self, state: State) -> None:
+        self._gathered = dict(state["gathered"])

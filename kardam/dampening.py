@@ -5,26 +5,27 @@ Lambda in the paper. Never in here: whether it counts at all (that is a filter's
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from kardam.growth import Evidence, Population
 from kardam.messages import WorkerId
+from kardam.state import State, Stateful
 
 
-class Dampening(Protocol):
+class Dampening(Stateful):
+    """A weight for each gradient. This one is 1."""
+
     # Whether it needs the worker's growth, hence a memory of his answers.
-    compares: bool
+    compares = False
 
     def weigh(self, evidence: Evidence) -> float:
         """Lambda in (0, 1], 1 for a fresh gradient. Learns from what it is shown; every gradient is
         shown once.
         """
+        return 1.0
 
 
-class ByStaleness:
+class ByStaleness(Dampening):
     """A weight that depends on tau alone."""
-
-    compares = False
 
     def __init__(self, weight: Callable[[int], float]) -> None:
         self.weight = weight
@@ -52,7 +53,7 @@ def exponential(alpha: float = 0.2, beta: float = 1.0) -> Dampening:
     return ByStaleness(lambda tau: math.exp(-alpha * tau ** (1 / beta)))
 
 
-class Curvature:
+class Curvature(Dampening):
     """1 / (1 + K ||x_t - x_l|| / ||g||), with K the worker's own curvature net of noise.
 
     A stale gradient is wrong by about K ||x_t - x_l||, so flat regions forgive staleness and curved
@@ -85,6 +86,16 @@ class Curvature:
         wrong = curvature * evidence.drift
         return evidence.norm / (evidence.norm + wrong) if wrong > 0 else 1.0
 
+    def state(self) -> State:
+        fits = [[worker, line.state()] for worker, line in self._fits.items()]
+        return {"curvatures": self.curvatures.state(), "fits": fits}
+
+    def restore(self, state: State) -> None:
+        self.curvatures.restore(state["curvatures"])
+        for worker, line in state["fits"]:
+            self._fits[worker] = _Line(self.memory)
+            self._fits[worker].restore(line)
+
 
 class _Line:
     """A least-squares line through points of which older ones count less and less."""
@@ -106,6 +117,13 @@ class _Line:
     def slope(self) -> float:
         """dy/dx, 0 while all points share one x."""
         return self._xy / self._xx if self._xx > 0 else 0.0
+
+    def state(self) -> State:
+        moments = [self._weight, self._x, self._y, self._xx, self._xy]
+        return {"moments": moments}
+
+    def restore(self, state: State) -> None:
+        self._weight, self._x, self._y, self._xx, self._xy = state["moments"]
 
 
 DAMPENINGS: Mapping[str, Callable[..., Dampening]] = {

@@ -6,22 +6,25 @@ vector means. One owner calls it; nothing in it waits.
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 
 from kardam.aggregators import Mean, Quorum, clipped_median
 from kardam.dampening import Dampening
+from kardam.errors import UsageError
 from kardam.filters import Stage
 from kardam.growth import Change, Evidence, Exact, History, Lens, norm
 from kardam.messages import Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
 from kardam.optimizers import SGD, Optimizer
 from kardam.rates import Rate
+from kardam.state import State, Stateful
 
 # One in work and one fetched ahead; it bounds the old models that are kept alive, 2n of them.
 LOANS_MAX = 2
 
 
-class Descent:
+class Descent(Stateful):
     """Asynchronous SGD over untrusted gradients.
 
         x_{t+1} = x_t - gamma_t (1/M) sum over M admitted gradients of Lambda c g
@@ -30,7 +33,8 @@ class Descent:
     SGD makes another step of that mean. `lens` says how vectors are remembered. Until every stage
     of the filter is ready, the start-up rule moves the model instead: the coordinate-wise median,
     clipped, of the first gradients of n - f distinct workers, again and again. It waits for no
-    growth (which needs a model that moved) and no coalition of f owns it.
+    growth (which needs a model that moved) and no coalition of f owns it. `knobs` are the choices
+    behind the rules, by their flags: a state goes only where they are the same.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Descent:
         optimizer: Optimizer | None = None,
         per_update: int = 1,
         lens: Lens | None = None,
+        knobs: Mapping[str, int | str] | None = None,
     ) -> None:
         self.n, self.f = n, f
         self.filter = filter
@@ -59,6 +64,7 @@ class Descent:
         self._histories: dict[WorkerId, History] = defaultdict(History)
         self._lent: dict[WorkerId, list[HandOut]] = {worker: [] for worker in range(n)}
         self._tickets = 0
+        self._knobs = dict(knobs or {})
 
     # --- loans ---
 
@@ -161,6 +167,48 @@ class Descent:
     def _step(self, g: Vector) -> None:
         t = self.model.version
         self.model = Model(t + 1, _sealed(self.optimizer.step(self.model.x, g, self.rate(t))))
+
+    # --- a life after this process ---
+
+    def state(self) -> State:
+        """Everything but the open loans: after a restart those are gone, and an answer to one is
+        `unasked`, since no ticket is given out twice.
+        """
+        return {
+            "knobs": dict(self._knobs),
+            "version": self.model.version,
+            "x": self.model.x,
+            "tickets": self._tickets,
+            "histories": [[worker, its.state()] for worker, its in self._histories.items()],
+            "mean": self._mean.state(),
+            "quorum": self._quorum.state(),
+            "filter": self.filter.state(),
+            "dampening": self.dampening.state(),
+            "optimizer": self.optimizer.state(),
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from there. Raises UsageError where the state is of other knobs, or another d."""
+        for knob in sorted(self._knobs.keys() | state["knobs"].keys()):
+            ours, theirs = self._knobs.get(knob), state["knobs"].get(knob)
+            if ours != theirs:
+                raise UsageError(f"{knob}: expected {theirs!r}, as in the state, got {ours!r}")
+        if state["x"].shape != self.model.x.shape:
+            raise UsageError(
+                f"--task: expected a model of d={state['x'].size} numbers, as in the state, got"
+                f" d={self.model.x.size}"
+            )
+        self.model = Model(state["version"], _sealed(state["x"]))
+        self._tickets = state["tickets"]
+        for worker, its in state["histories"]:
+            self._histories[worker].restore(its)
+        self._mean.restore(state["mean"])
+        self._quorum.restore(state["quorum"])
+        self.filter.restore(state["filter"])
+        self.dampening.restore(state["dampening"])
+        self.optimizer.restore(state["optimizer"])
+
+    # --- records ---
 
     def _verdict(
         self,

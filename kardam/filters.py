@@ -15,6 +15,7 @@ from kardam.errors import UsageError
 from kardam.growth import Change, Evidence, Population, distance
 from kardam.messages import Refusal, Vector, WorkerId
 from kardam.spec import build, stages
+from kardam.state import State, Stateful
 
 
 class Slowdown(NamedTuple):
@@ -29,7 +30,7 @@ class Slowdown(NamedTuple):
     high: float
 
 
-class Stage:
+class Stage(Stateful):
     """One rule of a chain. This one admits everything as it is."""
 
     # Whether it needs growth, hence a memory of the workers' answers.
@@ -94,6 +95,13 @@ class Chain(Stage):
     def slowdown(self) -> Slowdown | None:
         known = [bounds for stage in self.stages if (bounds := stage.slowdown()) is not None]
         return known[0] if len(known) == 1 else None
+
+    def state(self) -> State:
+        return {"stages": [stage.state() for stage in self.stages]}
+
+    def restore(self, state: State) -> None:
+        for stage, its in zip(self.stages, state["stages"], strict=True):
+            stage.restore(its)
 
 
 class Growth(Stage):
@@ -186,6 +194,12 @@ class Growth(Stage):
         kept = n - self.lowest - self.highest
         return Slowdown(kept / n, max(kept - f, 0) / (n - f), min(kept / (n - f), 1.0))
 
+    def state(self) -> State:
+        return {"growths": self.growths.state()}
+
+    def restore(self, state: State) -> None:
+        self.growths.restore(state["growths"])
+
 
 def _misdeclared(evidence: Evidence, change: Change) -> Refusal | None:
     """A refusal where the worker declared another growth for the very pair that was measured."""
@@ -217,6 +231,12 @@ class Frequency(Stage):
     def admit(self, evidence: Evidence) -> None:
         self._owners.append(evidence.worker)
 
+    def state(self) -> State:
+        return {"owners": list(self._owners)}
+
+    def restore(self, state: State) -> None:
+        self._owners.extend(state["owners"])
+
 
 class Clip(Stage):
     """Scale an admitted gradient down to the median of all workers' latest norms.
@@ -240,6 +260,12 @@ class Clip(Stage):
     def scale(self, evidence: Evidence) -> float:
         bound = self.norms.median()
         return 1.0 if evidence.norm <= bound else bound / evidence.norm
+
+    def state(self) -> State:
+        return {"norms": self.norms.state()}
+
+    def restore(self, state: State) -> None:
+        self.norms.restore(state["norms"])
 
 
 class ServerGrowth(Stage):
@@ -280,6 +306,16 @@ class ServerGrowth(Stage):
 
     def start(self, g: Vector, x: Vector) -> None:
         self._previous = g, x
+
+    def state(self) -> State:
+        previous = None if self._previous is None else list(self._previous)
+        return {"growths": self.growths.state(), "previous": previous}
+
+    def restore(self, state: State) -> None:
+        self.growths.restore(state["growths"])
+        if state["previous"] is not None:
+            g, x = state["previous"]
+            self._previous = g, x
 
 
 STAGES: Mapping[str, Callable[..., Stage]] = {

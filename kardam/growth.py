@@ -19,6 +19,7 @@ import numpy as np
 from sortedcontainers import SortedList
 
 from kardam.messages import Declared, Vector, WorkerId
+from kardam.state import State, Stateful
 
 
 class Lens(Protocol):
@@ -76,8 +77,11 @@ class _Answer:
     g: Vector
     x: Vector
 
+    def state(self) -> State:
+        return {"ticket": self.ticket, "version": self.version, "g": self.g, "x": self.x}
 
-class History:
+
+class History(Stateful):
     """The answers of one worker that the next change is measured from: two, whatever comes.
 
     The latest, and the latest on another version than that: a worker that is served the same model
@@ -102,8 +106,17 @@ class History:
             return None
         return Change(self._earlier.ticket, distance(g, self._earlier.g), displacement)
 
+    def state(self) -> State:
+        pair = {"latest": self._latest, "earlier": self._earlier}
+        return {name: answer.state() if answer else None for name, answer in pair.items()}
 
-class Population:
+    def restore(self, state: State) -> None:
+        self._latest, self._earlier = (
+            _Answer(**state[name]) if state[name] else None for name in ("latest", "earlier")
+        )
+
+
+class Population(Stateful):
     """The latest number that each worker has shown, in order. Setting and asking cost O(log n).
 
     What is NaN or infinite is the largest, and leaks into no other rank. A worker that has shown
@@ -142,6 +155,13 @@ class Population:
     def median(self) -> float:
         """The lower median."""
         return self.smallest((len(self) + 1) // 2)
+
+    def state(self) -> State:
+        return {"latest": [[worker, value] for worker, value in self._latest.items()]}
+
+    def restore(self, state: State) -> None:
+        for worker, value in state["latest"]:
+            self[worker] = value
 
 
 @dataclass(frozen=True, eq=False)

@@ -128,4 +128,13 @@ class Recipe:
             rate=build(self.rate, RATES, "--rate"),
             optimizer=build(self.optimizer, OPTIMIZERS, "--optimizer"),
             per_update=self.per_update,
+            # The rate is no knob of the state: it remembers nothing, and may be another.
+            knobs={
+                "--workers": self.n,
+                "--f": self.f,
+                "--filter": self.filter,
+                "--dampening": self.dampening,
+                "--optimizer": self.optimizer,
+                "--per-update": self.per_update,
+            },
         )
