@@ -152,11 +152,10 @@ async def running(plan: Plan, manifest: Manifest, x: Vector, task: str) -> Async
     sessions = house(plan.recipe, x, manifest, seed=plan.seed, task=task)
     seconds = 0.0
     if before is not None:
-        plan.recipe.check_same(before["recipe"])
         seconds = before["seconds"]
         sessions.restore(before["sessions"], seconds)
     with interrupts() as asked, _records(plan, before) as records:
-        scribe = Scribe(sessions, records, plan.every, plan.recipe, seconds)
+        scribe = Scribe(sessions, records, plan.every, seconds)
         run = Run(plan.until, scribe, asked)
         async with serve(sessions, plan.bind, run.observe, seconds) as run.server:
             records.environment(_environment(run.server))

@@ -3,7 +3,7 @@
 Wiring: it knows every rule's table, and no rule knows it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -16,7 +16,6 @@ from kardam.messages import Vector
 from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
 from kardam.spec import build
-from kardam.state import State
 
 
 class Preset(NamedTuple):
@@ -107,15 +106,6 @@ class Recipe:
     def quorum(self) -> int:
         """How many workers must be there: n - f where f > 0 are filtered, else one."""
         return self.n - self.f if self.f > 0 and self.filter != "none" else 1
-
-    def check_same(self, before: State) -> None:
-        """Raise UsageError, naming the first difference, unless what was learned by the recipe
-        `before` is of use to this one: only the rate may have changed.
-        """
-        for name, value in asdict(self).items():
-            if name != "rate" and before[name] != value:
-                flag = {"n": "workers"}.get(name, name).replace("_", "-")
-                raise UsageError(f"--{flag} {value}: the run to resume has {before[name]}")
 
     def descent(self, x: Vector) -> Descent:
         """A new Descent by this recipe, from x_0."""

@@ -9,14 +9,12 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kardam.errors import Unwritable
 from kardam.messages import Verdict
 from kardam.plan import Every
-from kardam.recipe import Recipe
 from kardam.records import Records
 from kardam.sessions import Sessions
 
@@ -33,16 +31,13 @@ class Scribe:
     be written last, or nothing.
     """
 
-    def __init__(
-        self, sessions: Sessions, records: Records, every: Every, recipe: Recipe, seconds: float
-    ) -> None:
+    def __init__(self, sessions: Sessions, records: Records, every: Every, seconds: float) -> None:
         self.sessions = sessions
         self.folder = records.folder
         self.kept: Path | None = None
         self.unwritten = ""
         self._records = records
         self._every = every
-        self._recipe = recipe
         self._measure_at = -math.inf
         self._kept_at = seconds
         self._kept_updates = sessions.descent.model.version
@@ -96,7 +91,6 @@ class Scribe:
         """What the server knows at this moment, on its way to the disk."""
         model = self.sessions.descent.model
         state = {
-            "recipe": asdict(self._recipe),
             "sessions": self.sessions.state(),
             "records": self._records.marks(),
             "seconds": now,
