@@ -233,6 +233,9 @@ class Sessions:
         identity = self.tokens.identity(hello.token)
         if identity is None or identity.role != hello.role:
             return [Send(peer, Denied(f"this token is no {hello.role}'s here", final=True))]
+        if self.draining and identity.role == "worker":
+            # It was away when the others were told.
+            return [Send(peer, Halt("the run is over"))]
         if self.draining:
             return [Send(peer, Denied("the server is ending", final=True))]
         effects: list[Effect] = []
