@@ -21,7 +21,7 @@ import zmq
 
 from kardam import __version__
 from kardam.errors import Denied, Unreachable, UsageError
-from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Welcomed
+from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Vanish, Welcomed
 from kardam.messages import Books, Enrol, Enrolled, Gradient, Halt, Judged, Role
 from kardam.messages import Denied as DeniedMessage
 from kardam.protocol import (
@@ -178,6 +178,14 @@ class Client:
         self._wish(lambda now: self._link.push(gradient, now))
         return self._await(Judged)[0]
 
+    def vanish(self, seconds: float) -> None:
+        """Be away for so many seconds, then come back as the same: no goodbye, no heartbeats.
+
+        Blocks meanwhile; patience does not run out. What is held can be pushed afterwards.
+        """
+        self._wish(lambda now: self._link.vanish(seconds))
+        time.sleep(seconds)
+
     def query(self) -> dict[str, Any]:
         """The server's books (operators only)."""
         self._wish(self._link.query)
@@ -316,6 +324,10 @@ class _Wire:
                     wait = min(BACKOFF_LAST, BACKOFF_FIRST * 2**self._failures)
                     self._open_at = now + wait * self._backoff()
                     self._failures += 1
+                case Vanish():
+                    self._close(linger=0)
+                    # Patience is for a silence that we did not choose: it begins at the return.
+                    self._open_at = self._heard = now + action.seconds
 
     def _flush(self) -> None:
         while self._socket is not None and self._outbox:

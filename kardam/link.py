@@ -58,6 +58,13 @@ class Reconnect:
 
 
 @dataclass(frozen=True, slots=True)
+class Vanish:
+    """To do: close the socket, wait for so many seconds, open another, and call `connected`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Welcomed:
     """News: the server took us. `anew`: it knows nothing of what went before."""
 
@@ -85,7 +92,7 @@ class Tell:
     body: Bytes = b""
 
 
-Action = Say | Reconnect | Tell
+Action = Say | Reconnect | Vanish | Tell
 
 
 @dataclass(slots=True, eq=False)
@@ -116,6 +123,8 @@ class Link:
         self._jitter = jitter
         self.terms: Welcome | None = None
         self.state: Activity = "idle"
+        # Whether the server has welcomed us on this line; before, it would not know who asks.
+        self._welcomed = False
         self._manifest: Manifest | None = None
         self._heard = self._beat_at = 0.0
         self._request: Pull | Push | Query | None = None
@@ -153,13 +162,18 @@ class Link:
         """Tell what was found of a version; nobody answers."""
         return [Say(Report(version, loss, accuracy))]
 
+    def vanish(self, seconds: float) -> list[Action]:
+        """Be away for so long, without a word before or during it. What is held stays held."""
+        self._welcomed = False
+        return [Vanish(seconds)]
+
     def bye(self) -> list[Action]:
         """Leave, for good."""
         return [Say(Bye())]
 
     def _ask(self, request: Pull | Push | Query, now: float, state: Activity) -> list[Action]:
         self._request, self._asked, self.state = request, now, state
-        return self._say_request() if self.terms is not None else []
+        return self._say_request() if self._welcomed else []
 
     def _say_request(self) -> list[Action]:
         request = self._request
@@ -175,12 +189,13 @@ class Link:
         self._heard = self._asked = now
         self._beat_at = now + self._jitter()
         self._assembly = None
-        self._credit = False
+        self._welcomed = self._credit = False
         return [Say(replace(self._hello, holds=tuple(self._held)))]
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed."""
         if now - self._heard > SILENT:
+            self._welcomed = False
             return [Reconnect()]
         if self.terms is not None and self._request and now - self._asked > FORGOTTEN:
             return self.connected(now)
@@ -221,7 +236,7 @@ class Link:
         if anew:
             self._manifest = decode_manifest(body)
             self._model, self._held = None, []
-        self.terms = welcome
+        self.terms, self._welcomed = welcome, True
         manifest = self._manifest
         assert manifest is not None  # decoded at the first welcome
         actions.append(Tell(Welcomed(welcome, manifest, anew)))

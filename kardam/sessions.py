@@ -216,7 +216,7 @@ class Sessions:
         return effects + self._grant(now) + self._serve_waiting(now)
 
     def drain(self) -> None:
-        """Lend no more models; uploads under way may finish."""
+        """Lend no more models and begin no more uploads; those under way may finish."""
         self.draining = True
         self._waiting.clear()
 
@@ -234,6 +234,9 @@ class Sessions:
         identity = self.tokens.identity(hello.token)
         if identity is None or identity.role != hello.role:
             return [Send(peer, Denied(f"this token is no {hello.role}'s here", final=True))]
+        if self.draining and identity.role == "worker":
+            # It was away when the others were told.
+            return [Send(peer, Halt("the run is over"))]
         if self.draining:
             return [Send(peer, Denied("the server is ending", final=True))]
         effects: list[Effect] = []
@@ -341,6 +344,8 @@ class Sessions:
     # --- gradients up ---
 
     def _push(self, session: Session, push: Push, body: Bytes, now: float) -> list[Effect]:
+        if self.draining:
+            return []  # too late to be under way; what it is told next is that the run is over
         if session.upload is not None:
             return self.violated()
         if self.descent.lent(session.worker, push.ticket) is None:

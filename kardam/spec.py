@@ -45,7 +45,7 @@ def _arguments(rest: str, text: str, knob: str) -> dict[str, str]:
     for part in filter(None, rest.split(",")):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not key or not value:
-            raise UsageError(f"{knob} {text!r}: expected key=value after the colon, got {part!r}")
+            raise UsageError(f"{knob} {text!r}: expected key=value, got {part!r}")
         if key in args:
             raise UsageError(f"{knob} {text!r}: the key {key!r} stands twice")
         args[key] = value
@@ -81,6 +81,14 @@ def build(text: str, table: Mapping[str, Callable[..., T]], knob: str, **given: 
     else:
         raise UsageError(f"{knob}: unknown name {name!r}{suggest(name, table)}")
     return _call(factory, args, text, knob, given)
+
+
+def fill(factory: Callable[..., T], text: str, knob: str) -> T:
+    """What this factory makes of `key=value,key=value`, where the knob alone says which it is.
+
+    Raises UsageError as `build` does.
+    """
+    return _call(factory, _arguments(text, text, knob), text, knob, {})
 
 
 def load(module: str, attribute: str, knob: str) -> Any:

@@ -25,6 +25,7 @@ class Puppet:
         self._socket.set(zmq.LINGER, 0)
         self._socket.connect(endpoint)
         self._link = Link("worker", token, lambda: 1.0)
+        self._rest: list[Action] = []
 
     def reach(self, phase: str) -> None:
         """Go as far as this, from the beginning. Requires a model of two chunks or more."""
@@ -40,8 +41,12 @@ class Puppet:
         self._do(self._link.push(Gradient(0, lease.ticket, g), 0.0))
         (grant,) = [message for message in self._until(Grant) if isinstance(message, Grant)]
         if phase == "mid-chunk":
-            parts = self._link.receive(grant, b"", 0.0)
-            self._do(parts[:1])
+            first, *self._rest = self._link.receive(grant, b"", 0.0)
+            self._do([first])
+
+    def finish(self) -> None:
+        """Send the chunks that `mid-chunk` left."""
+        self._do(self._rest)
 
     def close(self) -> None:
         self._socket.close()

@@ -51,6 +51,9 @@ class Kardam:
         ("run --attack sing_flip", "--attack: unknown name 'sing_flip'; did you mean 'sign_flip'"),
         ("run --stragglers 2:factor=ten", "expected a count and a factor like 2:factor=10"),
         ("run --latency lognormal", "the key 'mean' is needed"),
+        ("run --latency trace:path=no.txt", "'trace:path=no.txt': no.txt: No such file"),
+        ("run --speeds 20:1", "expected 0 < low <= high, got low=20.0, high=1.0"),
+        ("run --outages 2", "expected a count and their outages like 2:every=20,seconds=5"),
         ("run --updates 0", "--updates: expected more than 0, got 0"),
         ("run --target 95", "--target: expected an accuracy in (0, 1], got 95"),
         ("run --bind 127.0.0.1:5555", "expected an endpoint like tcp://127.0.0.1:5555"),
@@ -61,6 +64,7 @@ class Kardam:
         ("work 127.0.0.1", "expected an endpoint like"),
         ("work tcp://127.0.0.1:1 --count 0", "--count: expected at least 1, got 0"),
         ("work tcp://127.0.0.1:1 --straggler 0", "--straggler: expected a factor of at least 1"),
+        ("work tcp://127.0.0.1:1 --outages every=9", "the key 'seconds' is needed"),
         ("wrok", "No such command 'wrok'"),
     ],
 )

@@ -18,7 +18,7 @@ workers.swarm  workers.nursery
 workers.simulation  workers.process
 workers.crew  workers.objective
 workers.worker  workers.tasks
-workers.attacks  workers.latency  workers.tasks.digits
+workers.attacks  workers.latency  workers.speeds  workers.outages  workers.tasks.digits
 workers.tasks.task
 workers
 kardam.__main__

@@ -14,7 +14,8 @@ from kardam.recipe import PRESETS
 from tests.test_house import MODULES
 from tests.test_run import kardam
 from workers.attacks import ATTACKS
-from workers.latency import LATENCIES, SPEEDS
+from workers.latency import LATENCIES
+from workers.speeds import SPEEDS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -89,11 +89,12 @@ def test_a_server_killed_in_every_phase_goes_on_where_it_was_with_the_workers_it
                     kill_server(again, endpoint, out, phase)
                     assert workers.poll() is None
             before = kept(out)
-            with started(*serving(out, "--target", "0.85")) as last:
+            goal = ("--updates", str(before + 50))
+            with started(*serving(out, *goal)) as last:
                 code, books, err = finished(last)
     assert code == 0, err
-    assert books["accuracy"] > 0.75
-    assert books["updates"] > before
+    assert books["updates"] >= before + 50
+    assert books["accuracy"] > 0.6
     assert "misdeclared" not in books["refused"]
     assert all(row["delivered"] > 10 for row in books["workers"][:3])
     journal = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
@@ -179,8 +180,8 @@ def test_another_recipe_may_not_go_on_from_what_this_one_learned(tmp_path: Path)
     code, _, err = kardam("run", "--arrivals", "100", "--quiet", "--json", "--out", str(out))
     assert code == 0, err
     for flag, value, words in [
-        ("--workers", "12", "--workers 12: the run to resume has 10"),
-        ("--filter", "clip", "--filter clip: the run to resume has growth:band=middle"),
+        ("--workers", "12", "--workers: expected 10, as in the state, got 12"),
+        ("--filter", "clip", "--filter: expected 'growth:band=middle"),
         ("--task", "digits:hidden=8", "its model is not made like this one"),
     ]:
         code, _, err = kardam("run", "--resume", str(out), "--f", "3", flag, value)

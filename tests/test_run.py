@@ -162,6 +162,27 @@ def test_if_more_workers_die_than_it_bears_the_run_ends_and_says_why() -> None:
     assert "killed by signal 9" in err
 
 
+def test_a_worker_with_outages_is_missed_and_comes_back_to_deliver() -> None:
+    # By this seed worker 0 is there for 2.3 seconds, away for 6.2, and there again for 5.7.
+    words = ("--workers", "4", "--seed", "12", "--seconds", "100")
+    with started("run", "--json", *words, "--outages", "1:every=2,seconds=5") as process:
+        endpoint = lines(process, r"kardam stats (tcp://127\.0\.0\.1:\d+)")[1]
+
+        def row() -> Any:
+            return look(endpoint)["workers"][0]
+
+        until(lambda: row()["state"] == "missing")
+        before = row()
+        until(lambda: row()["state"] == "alive" and row()["delivered"] > before["delivered"] + 5)
+        process.send_signal(signal.SIGINT)
+        code, books, err = finished(process)
+    assert code == 130, err
+    assert before["label"] == "outages"
+    assert before["delivered"] > 0
+    assert books["deaths"] == {}
+    assert "misdeclared" not in books["refused"]
+
+
 def test_if_the_evaluator_dies_training_goes_on() -> None:
     with started("run", "--json", "--workers", "4", "--arrivals", "1000") as process:
         at_work(process)

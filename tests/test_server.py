@@ -21,6 +21,7 @@ from kardam.protocol import CHUNK_BYTES, decode_down, encode
 from kardam.recipe import Recipe
 from kardam.server import BACKLOG_MAX, Server, serve
 from kardam.sessions import Sessions
+from tests.puppet import Puppet
 
 ANY_PORT = "tcp://127.0.0.1:0"
 SECONDS = 20.0  # everything here ends by itself, or fails
@@ -235,6 +236,34 @@ async def test_a_worker_beats_while_its_training_says_nothing() -> None:
 
 
 @on_both_loops
+async def test_who_vanishes_is_missing_and_comes_back_with_the_gradient_it_held() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kardam.sessions.BEAT", 0.1)
+        patch.setattr("kardam.sessions.MISSING", 0.5)
+        async with serve(sessions(), ANY_PORT) as server, worker(server, patience=1.0) as client:
+            lease = await asyncio.to_thread(client.pull)
+            away = asyncio.create_task(asyncio.to_thread(client.vanish, 1.5))
+            await until(lambda: server.sessions.presence(0, server.now) == "missing")
+            assert not away.done()
+            await away
+            late = Gradient(0, lease.ticket, np.ones(3, np.float32))
+            assert (await asyncio.to_thread(client.push, late)).admitted
+            assert server.sessions.presence(0, server.now) == "alive"
+            assert server.sessions.stats.violations == 0
+
+
+@on_both_loops
+async def test_who_was_away_when_the_run_ended_is_told_at_its_return() -> None:
+    async with serve(sessions(), ANY_PORT) as server, worker(server) as client:
+        lease = await asyncio.to_thread(client.pull)
+        away = asyncio.create_task(asyncio.to_thread(client.vanish, 0.3))
+        await server.drain()
+        await away
+        with pytest.raises(Halted, match="the run is over"):
+            await asyncio.to_thread(client.push, Gradient(0, lease.ticket, lease.model.x))
+
+
+@on_both_loops
 async def test_a_worker_comes_back_by_itself_to_a_server_that_was_restarted() -> None:
     first = sessions()
     async with serve(first, ANY_PORT) as server:
@@ -267,15 +296,16 @@ async def test_two_servers_on_one_port_is_an_error_that_names_a_way_out() -> Non
 @on_both_loops
 async def test_draining_ends_when_the_last_upload_is_in() -> None:
     d = CHUNK_BYTES // 2
-    async with serve(sessions(d), ANY_PORT) as server, worker(server) as client:
-        lease = await asyncio.to_thread(client.pull)
-        push = asyncio.create_task(
-            asyncio.to_thread(client.push, Gradient(0, lease.ticket, np.ones(d, np.float32)))
-        )
-        await until(lambda: any(s.upload for s in server.sessions._workers.values()))
-        await server.drain()
-        assert (await push).admitted
+    async with serve(sessions(d), ANY_PORT) as server:
+        puppet = Puppet(server.endpoint, server.sessions.tokens.issue(0))
+        await asyncio.to_thread(puppet.reach, "mid-chunk")
+        drain = asyncio.create_task(server.drain())
+        await until(lambda: server.sessions.status() == "draining")
+        puppet.finish()
+        await drain
+        puppet.close()
         assert server.sessions.status() == "ended"
+        assert server.sessions.stats.total.admitted == 1
 
 
 def test_a_silent_endpoint_is_given_up_after_ones_patience() -> None:

@@ -456,6 +456,36 @@ def test_after_a_broken_line_a_held_gradient_is_still_welcome(d: int) -> None:
     assert (judged.ticket, judged.admitted) == (got.ticket, True)
 
 
+@pytest.mark.parametrize("d", [3, LARGE])
+@pytest.mark.parametrize(("seconds", "state"), [(MISSING + 2, "missing"), (GONE + 5, "gone")])
+def test_who_vanishes_is_seen_to_and_comes_back_with_what_it_held(
+    d: int, seconds: float, state: str
+) -> None:
+    town = Town(d=d)
+    worker = town.join()
+    got = lease(town, worker)
+    town.act(worker, worker.link.vanish(seconds))
+    town.sent.clear()
+    town.tick(seconds - 1)
+    assert town.sent == []
+    assert town.sessions.presence(0, town.now) == state
+    town.push(worker, got.ticket, np.ones(d, np.float32))  # it waits for the line
+    town.tick(2)
+    assert worker.last(Judged).admitted
+    assert town.sessions.presence(0, town.now) == "alive"
+    assert town.sessions.stats.violations == 0
+
+
+def test_what_is_asked_between_a_hello_and_its_welcome_is_asked_once() -> None:
+    town = Town()
+    worker = town.join()
+    hello = worker.link.connected(town.now)
+    town.act(worker, [*hello, *worker.link.pull(town.now)])
+    assert worker.heard(Lease) == 1
+    assert worker.confused == 0
+    assert sum(isinstance(message, Pull) for message in town.sent) == 1
+
+
 def test_after_a_broken_line_a_pull_is_asked_again_and_the_lost_loan_is_forgotten() -> None:
     town = Town()
     worker = town.join()
@@ -507,12 +537,24 @@ def test_draining_lends_nothing_and_lets_uploads_finish() -> None:
     town.sessions.drain()
     assert not town.sessions.drained
     assert town.pull(other) is None
-    assert town.join(worker=2).heard(Denied) == 1
+    assert town.join(worker=2).heard(Halt) == 1  # a worker that was away, and missed the end
+    assert town.join("operator").heard(Denied) == 1
     for index in range(3):
         part = large().tobytes()[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
         town.say(worker, Part(got.ticket, index), part)
     assert town.sessions.drained
     assert town.sessions.descent.model.version == 1
+
+
+def test_what_comes_after_the_end_moves_nothing() -> None:
+    town = Town()
+    worker = town.join()
+    town.answer(worker, ONE)
+    got = lease(town, worker)
+    town.sessions.drain()
+    assert town.push(worker, got.ticket, ONE) is None
+    assert town.sessions.descent.model.version == 1
+    assert town.sessions.stats.total.delivered == 1
 
 
 def test_halting_tells_everybody() -> None:

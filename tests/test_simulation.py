@@ -5,12 +5,13 @@ Numbers are of scikit-learn's digits, ten workers, f = 3, lognormal latencies.
 
 import math
 from functools import cache
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
+from kardam.messages import Verdict
 from kardam.recipe import PRESETS, Recipe
 from tests.worlds import LATENCY, World, network, share, windows, world
 from workers.attacks import ATTACKS
@@ -47,6 +48,29 @@ def test_time_never_goes_back_and_slow_workers_arrive_less_often() -> None:
     assert seconds == sorted(seconds)
     arrivals = [sum(v.worker == worker for _, v in run) for worker in range(4)]
     assert arrivals == [10, 100, 100, 100]
+
+
+def test_who_is_away_half_of_the_time_arrives_half_as_often() -> None:
+    members = crew(n=4, outages="2:every=2,seconds=2", latency="constant:seconds=1")
+    descent = Recipe.of(n=4, preset="none").descent(network().x)
+    run = list(islice(simulate(descent, hire(members, network(), 0)), 1000))
+    seconds = [now for now, _ in run]
+    assert seconds == sorted(seconds)
+    arrivals = [sum(v.worker == worker for _, v in run) for worker in range(4)]
+    assert arrivals[2] == pytest.approx(arrivals[3], abs=1)
+    for member, delivered in zip(members, arrivals, strict=True):
+        expected = 0.5 if member.outages else 1.0
+        assert delivered / arrivals[3] == pytest.approx(expected, abs=0.1)
+
+
+def test_the_network_takes_its_time_beside_computing() -> None:
+    members = crew(
+        n=2, latency="constant:seconds=1", network="constant:seconds=2", stragglers="1:factor=3"
+    )
+    descent = Recipe.of(n=2, f=0, preset="none").descent(network().x)
+    run = list(islice(simulate(descent, hire(members, network(), 0)), 12))
+    assert [now for now, v in run if v.worker == 0] == [7, 14, 21, 28, 35]
+    assert [now for now, v in run if v.worker == 1] == [5, 10, 15, 20, 25, 30, 35]
 
 
 # --- plain SGD ---
@@ -129,6 +153,28 @@ def test_a_coalition_of_f_that_is_always_first_does_not_own_the_start(attack: st
             break
     moved = float(np.linalg.norm(descent.model.x - start))
     assert 0 < moved <= 0.1 * descent.model.version * 3
+
+
+@pytest.mark.parametrize("preset", ["paper", "middle"])
+def test_a_run_goes_on_through_outages_and_the_work_of_who_returns_is_used(preset: str) -> None:
+    members = crew(n=10, latency=LATENCY, outages="3:every=10,seconds=15")
+    descent = Recipe.of(n=10, preset=preset).descent(network().x)
+    run = list(islice(simulate(descent, hire(members, network(), 0)), 2000))
+    verdicts = [verdict for _, verdict in run]
+    overall, _ = LIVENESS[preset]
+    lowest = min(map(share, windows(verdicts, 200)))
+    # Between answers ten times as far apart as usual a worker was away; then come those that count.
+    after: dict[int, list[Verdict]] = {}
+    for member in members[:3]:
+        own = [(now, v) for now, v in run if v.worker == member.index]
+        back = [k + 1 for k, ((a, _), (b, _)) in enumerate(pairwise(own)) if b - a > 10]
+        after[member.index] = [v for k in back for _, v in own[k + 1 : k + 20]]
+        print(f"\n{preset} {member.index}: {len(back)} returns, {share(after[member.index]):.2f}")
+    print(f"all {share(verdicts):.2f}, lowest window {lowest:.2f}")
+    assert lowest >= overall / 2
+    assert all(any(v.admitted for v in own) for own in after.values())
+    assert share([v for own in after.values() for v in own]) >= overall
+    assert not [v for v in verdicts if v.rule == "misdeclared"]
 
 
 # --- safety ---

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kardam.errors import KardamError, UsageError
-from kardam.spec import build, is_import_path, parse, stages
+from kardam.spec import build, fill, is_import_path, parse, stages
 
 
 def thing(
@@ -53,7 +53,7 @@ def test_the_users_own_is_named_by_its_import_path_and_may_have_keys() -> None:
         ("xyz", r"unknown name 'xyz'; \(known: thing\)"),
         ("thing:scle=1", "unknown key 'scle'; did you mean 'scale'"),
         ("thing:n=3", "unknown key 'n'"),
-        ("thing:scale", "expected key=value after the colon, got 'scale'"),
+        ("thing:scale", "expected key=value, got 'scale'"),
         ("thing:scale=", "expected key=value"),
         ("thing:scale=1,scale=2", "the key 'scale' stands twice"),
         ("thing:scale=big", "scale: expected float, got 'big'"),
@@ -73,6 +73,12 @@ def test_a_mistake_is_one_sentence_that_names_the_knob(text: str, words: str) ->
 def test_a_missing_key_without_a_default_is_asked_for() -> None:
     with pytest.raises(UsageError, match="the key 'n' is needed"):
         build("thing", TABLE, "--thing")
+
+
+def test_where_the_knob_says_which_factory_keys_alone_fill_it() -> None:
+    assert fill(thing, "n=3,scale=2", "--thing") == thing(3, 2.0)
+    with pytest.raises(UsageError, match=r"--thing 'n=3,scale=-1': expected scale >= 0, got -1.0"):
+        fill(thing, "n=3,scale=-1", "--thing")
 
 
 @given(st.text(max_size=30))

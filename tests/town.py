@@ -4,6 +4,7 @@ fake.
 Every message is encoded and decoded on its way; nothing waits and nothing is random.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 from itertools import count
@@ -12,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from kardam.keys import Tokens
-from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell
+from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Vanish
 from kardam.messages import Declared, Down, Gradient, Judged, Manifest, Role, Up, Vector
 from kardam.protocol import Bytes, ProtocolError, decode_down, decode_up, encode
 from kardam.recipe import Recipe
@@ -31,6 +32,7 @@ class Host:
         self.up = True
         self.told: list[News] = []
         self.confused = 0
+        self.back_at = math.inf
 
     def last(self, kind: type[T]) -> T:
         """The newest news of this kind."""
@@ -135,6 +137,9 @@ class Town:
             for host in list(self.hosts.values()):
                 if host.up:
                     self._actions(host, host.link.tick(self.now), wire)
+                elif self.now >= host.back_at:
+                    host.back_at = math.inf
+                    self._rename(host, wire)
             self._effects(self.sessions.tick(self.now), wire)
             self._settle(wire)
 
@@ -151,6 +156,8 @@ class Town:
                     wire.append(self._upward(host, encode(action.message, action.body), wire))
                 case Tell():
                     host.told.append(action.news)
+                case Vanish():
+                    host.up, host.back_at = False, self.now + action.seconds
                 case Reconnect():
                     wire.append(lambda: self._rename(host, wire))
                 case Say():

@@ -66,10 +66,14 @@ pace_options = options(
         "--latency",
         default="lognormal:mean=0.02,sigma=0.5",
         show_default=True,
-        help="Seconds that computing an answer takes.",
+        help="Seconds that computing an answer takes; a trace: trace:path=FILE, one number a line.",
     ),
     click.option(
-        "--network", default="constant", show_default=True, help="Seconds a message takes, one way."
+        "--network",
+        default="constant",
+        show_default=True,
+        help="Seconds that a model takes down, and a gradient up, besides the real way; constant"
+        " alone is 0.",
     ),
 )
 
@@ -87,7 +91,18 @@ pace_options = options(
 )
 @click.option("--stragglers", default="", help="How many are slow, and how slow: 2:factor=10.")
 @pace_options
-@click.option("--speeds", default="equal", show_default=True, help="Each worker's own factor.")
+@click.option(
+    "--speeds",
+    default="equal",
+    show_default=True,
+    help="Each worker's own factor: lognormal:sigma=1, or 1:20, from 1 to 20 in equal ratios.",
+)
+@click.option(
+    "--outages",
+    default="",
+    help="How many vanish now and then, and how: 2:every=20,seconds=5, the mean seconds between two"
+    " outages, and of each.",
+)
 @until_options
 @bind_options
 @record_options
@@ -228,6 +243,12 @@ async def _serve_task(task: str, plan: Plan) -> daemon.Outcome:
 @click.option("--attack", default=HONEST, show_default=True, help="What they do to their answers.")
 @click.option("--straggler", type=float, default=1.0, help="Take so many times as long.")
 @pace_options
+@click.option(
+    "--outages",
+    default="",
+    help="Vanish now and then, and come back: every=20,seconds=5, the mean seconds between two"
+    " outages, and of each.",
+)
 @click.option("--task", help="What is trained. [default: what the server says]")
 @click.option(
     "--patience", type=float, default=PATIENCE, show_default=True, help="Seconds of silence borne."

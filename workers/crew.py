@@ -12,9 +12,11 @@ import numpy as np
 
 from kardam.errors import UsageError
 from kardam.messages import WorkerId
-from kardam.spec import build, parse
+from kardam.spec import build, fill, parse
 from workers.attacks import ATTACKS, Attack
-from workers.latency import LATENCIES, SPEEDS
+from workers.latency import LATENCIES
+from workers.outages import NEVER, Outages
+from workers.speeds import SPEEDS, Speeds
 from workers.worker import Objective, Pace, Worker
 
 HONEST = "honest"
@@ -22,7 +24,7 @@ HONEST = "honest"
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One worker to be: what it does to its answers, and how long it takes.
+    """One worker to be: what it does to its answers, how long it takes, and when it is away.
 
     `factor` multiplies its compute latency: its own speed, and its being a straggler.
     """
@@ -33,6 +35,7 @@ class Member:
     network: str = "constant"
     factor: float = 1.0
     straggler: bool = False
+    outages: str = ""
 
     @property
     def byzantine(self) -> bool:
@@ -42,6 +45,7 @@ class Member:
     def label(self) -> str:
         """What reports call it."""
         parts = [self.attack] * self.byzantine + [f"straggler x{self.factor:.3g}"] * self.straggler
+        parts += ["outages"] * bool(self.outages)
         return ", ".join(parts)[:128]
 
     def worker(self, objective: Objective, seed: int) -> Worker:
@@ -50,6 +54,7 @@ class Member:
             compute=build(self.latency, LATENCIES, "--latency"),
             network=build(self.network, LATENCIES, "--network"),
             factor=self.factor,
+            outages=outages_of(self.outages),
         )
         return Worker(self.index, seed, objective, attack_of(self.attack, seed), pace)
 
@@ -77,6 +82,18 @@ def stragglers_of(text: str) -> tuple[int, float]:
     return int(spec.name), float(factor)
 
 
+def speeds_of(text: str) -> Speeds:
+    """The speeds that `--speeds` names; `1:20` is short for `spread:low=1,high=20`."""
+    if ends := re.fullmatch(r"([\d.]+):([\d.]+)", text.strip()):
+        text = f"spread:low={ends[1]},high={ends[2]}"
+    return build(text, SPEEDS, "--speeds")
+
+
+def outages_of(text: str) -> Outages:
+    """`every=20,seconds=5` as Outages; empty is never."""
+    return fill(Outages, text, "--outages") if text else NEVER
+
+
 def crew(
     *,
     n: int,
@@ -86,33 +103,54 @@ def crew(
     latency: str = "constant",
     network: str = "constant",
     speeds: str = "equal",
+    outages: str = "",
     seed: int = 0,
 ) -> list[Member]:
     """All n members: the last `byzantine` of them lie, and of the honest ones the first straggle.
 
-    Raises UsageError for texts and numbers that do not go together.
+    `outages` says how many of the honest ones have them, and which: `2:every=20,seconds=5`. Those
+    that straggle come last. Raises UsageError for texts and numbers that do not go together.
     """
     if not 0 <= byzantine <= n:
         raise UsageError(f"--byzantine: expected 0 to {n} of {n} workers, got {byzantine}")
+    honest = n - byzantine
     attack_of(attack, seed)  # checked even where nobody lies: a typo is one
     slow, factor = stragglers_of(stragglers)
-    if slow > n - byzantine:
+    if slow > honest:
         raise UsageError(
-            f"--stragglers: expected at most {n - byzantine} of the honest workers, got {slow}"
+            f"--stragglers: expected at most {honest} of the honest workers, got {slow}"
         )
+    gone, outage = _outages_among(honest, outages)
+    away = [*range(slow, honest), *range(slow)][:gone]
     chance = np.random.default_rng([seed, 0x5EED])
-    drawn = build(speeds, SPEEDS, "--speeds")(chance, n)
+    drawn = speeds_of(speeds)(chance, n)
     return checked(
         Member(
             index=index,
-            attack=attack if index >= n - byzantine else HONEST,
+            attack=attack if index >= honest else HONEST,
             latency=latency,
             network=network,
             factor=drawn[index] * (factor if index < slow else 1.0),
             straggler=index < slow,
+            outages=outage if index in away else "",
         )
         for index in range(n)
     )
+
+
+def _outages_among(honest: int, text: str) -> tuple[int, str]:
+    """`2:every=20,seconds=5` as (2, "every=20,seconds=5"); empty is none."""
+    if not text:
+        return 0, ""
+    parts = re.fullmatch(r"(\d+):(.+)", text.strip())
+    if parts is None:
+        raise UsageError(
+            f"--outages: expected a count and their outages like 2:every=20,seconds=5, got {text!r}"
+        )
+    count = int(parts[1])
+    if count > honest:
+        raise UsageError(f"--outages: expected at most {honest} of the honest workers, got {count}")
+    return count, parts[2]
 
 
 def checked(members: Iterable[Member]) -> list[Member]:
@@ -124,4 +162,6 @@ def checked(members: Iterable[Member]) -> list[Member]:
         build(latency, LATENCIES, "--latency")
     for network in {member.network for member in members}:
         build(network, LATENCIES, "--network")
+    for outages in {member.outages for member in members}:
+        outages_of(outages)
     return members

@@ -1,5 +1,5 @@
-"""One worker in a process of its own: a Worker's answers on a Client's line, and the waiting it
-owes.
+"""One worker in a process of its own: a Worker's answers on a Client's line, and the waiting and
+the outages it owes.
 
 And its trusted sibling, the evaluator. Never in here: what is sent in an answer, or how.
 """
@@ -23,32 +23,39 @@ def work(endpoint: str, token: str, member: Member, network: Network, patience: 
 
     Raises what Client raises, and TaskError where the task is not the server's, or fails.
     """
-    with Client(
-        endpoint,
-        "worker",
-        token=token,
-        label=member.label,
-        byzantine=member.byzantine,
-        patience=patience,
-    ) as client:
+    with (
+        contextlib.suppress(Halted),
+        Client(
+            endpoint,
+            "worker",
+            token=token,
+            label=member.label,
+            byzantine=member.byzantine,
+            patience=patience,
+        ) as client,
+    ):
         _agree(network.manifest, client.manifest)
         seed, index = client.terms.seed, client.terms.worker
         torch.manual_seed(hash((seed, index)))  # dropout draws from no other source
         share = split(len(network.task.train[1]), client.terms.n, seed)[index]
         worker = member.worker(LocalObjective(network, share), seed)
         epoch = client.epoch
-        with contextlib.suppress(Halted):
-            while True:
-                lease = client.pull()
-                if client.epoch != epoch:
-                    epoch = client.epoch
-                    worker.forget()
-                began = time.monotonic()
-                answer = worker.answer(lease.ticket, lease.model.version, lease.model.x)
-                # What the machine took counts towards what the latency says that computing takes.
-                took = time.monotonic() - began
-                time.sleep(answer.down + max(answer.compute - took, 0.0) + answer.up)
-                client.push(answer.gradient)
+        start = time.monotonic()
+        while True:
+            lease = client.pull()
+            if client.epoch != epoch:
+                epoch = client.epoch
+                worker.forget()
+            began = time.monotonic()
+            answer = worker.answer(lease.ticket, lease.model.version, lease.model.x)
+            # What the machine took counts towards what the latency says that computing takes.
+            took = time.monotonic() - began
+            owed = answer.down + max(answer.compute - took, 0.0) + answer.up
+            for there, away in worker.stretches(time.monotonic() - start, owed):
+                time.sleep(there)
+                if away:
+                    client.vanish(away)
+            client.push(answer.gradient)
 
 
 def evaluate(endpoint: str, token: str, network: Network, every: float, patience: float) -> None:

@@ -28,7 +28,8 @@ def simulate(descent: Descent, workers: Sequence[Worker]) -> Iterator[tuple[floa
     """Every verdict, with the virtual second it falls in; for ever, so the caller says when it is
     enough.
 
-    Each worker pulls, computes and pushes without pause. Of two answers that arrive at one instant,
+    Each worker pulls, computes and pushes without pause, but for its outages, in which its work
+    stands still. Of two answers that arrive at one instant,
     the one that was begun first comes first.
     """
     arrivals: list[tuple[float, int, Worker, Answer]] = []
@@ -37,7 +38,8 @@ def simulate(descent: Descent, workers: Sequence[Worker]) -> Iterator[tuple[floa
     def begin(worker: Worker, now: float) -> None:
         loan = descent.lend(worker.index)
         answer = worker.answer(loan.ticket, loan.model.version, loan.model.x)
-        arrives = now + answer.down + answer.compute + answer.up
+        owed = answer.down + answer.compute + answer.up
+        arrives = now + sum(there + away for there, away in worker.stretches(now, owed))
         heapq.heappush(arrivals, (arrives, next(begun), worker, answer))
 
     for worker in workers:

@@ -5,7 +5,7 @@ Honest or not is a matter of the attack it carries; slow or not, of its latency.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from kardam.growth import History
 from kardam.messages import Declared, Gradient, Vector, WorkerId
 from workers.attacks import Attack
 from workers.latency import Latency
+from workers.outages import NEVER, Absences, Outages
 
 # (targets, number of classes) -> the targets to train on
 Relabel = Callable[[Any, int], Any]
@@ -35,7 +36,7 @@ class Objective(Protocol):
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How long a worker takes: computing an answer, and moving a model or a gradient one way; in
-    seconds.
+    seconds. And when it is away.
 
     `factor` multiplies computing: its speed, and its being a straggler.
     """
@@ -43,6 +44,7 @@ class Pace:
     compute: Latency
     network: Latency
     factor: float = 1.0
+    outages: Outages = NEVER
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,8 +60,8 @@ class Answer:
 
 
 class Worker:
-    """One worker. Its draws (batches, lies, delays) come from three streams of (seed, index): the
-    seed is the worker.
+    """One worker. Its draws (batches, lies, delays, outages) come from four streams of (seed,
+    index): the seed is the worker.
     """
 
     def __init__(
@@ -68,9 +70,11 @@ class Worker:
         self.index = index
         self._objective = objective
         self._attack = attack
-        self._pace = pace
-        streams = np.random.SeedSequence([seed, index]).spawn(3)
-        self._batches, self._lies, self._delays = map(np.random.default_rng, streams)
+        streams = np.random.SeedSequence([seed, index]).spawn(4)
+        self._batches, self._lies, delays, outages = map(np.random.default_rng, streams)
+        self._factor = pace.factor
+        self._compute, self._network = pace.compute(delays), pace.network(delays)
+        self._absences = Absences(pace.outages, outages)
         self._history = History()
 
     def answer(self, ticket: int, version: int, x: Vector) -> Answer:
@@ -89,9 +93,14 @@ class Worker:
             loss=loss,
             examples=self._objective.batch,
         )
-        pace = self._pace
-        down, up = pace.network(self._delays), pace.network(self._delays)
-        return Answer(gradient, down, pace.factor * pace.compute(self._delays), up)
+        down, up = next(self._network), next(self._network)
+        return Answer(gradient, down, self._factor * next(self._compute), up)
+
+    def stretches(self, now: float, seconds: float) -> Iterator[tuple[float, float]]:
+        """So many seconds of work from `now` on (second 0: when the worker began), as stretches of
+        (seconds there, seconds away).
+        """
+        return self._absences.stretches(now, seconds)
 
     def forget(self) -> None:
         """Begin anew with a server that remembers nothing of this worker."""
