@@ -15,12 +15,21 @@ import uvloop
 from rich.console import Console
 
 from kardam import __version__, daemon, view
+from kardam.aggregators import AGGREGATORS
 from kardam.checkpoint import load
 from kardam.client import Client, check_endpoint, reach
 from kardam.errors import EXIT_CODES, KardamError, UsageError
 from kardam.keys import published
 from kardam.optimizers import OPTIMIZERS
-from kardam.recipe import DEFAULT_OPTIMIZER, DEFAULT_PRESET, DEFAULT_RATE, PRESETS, Recipe
+from kardam.recipe import (
+    DEFAULT_AGGREGATOR,
+    DEFAULT_GATHER,
+    DEFAULT_OPTIMIZER,
+    DEFAULT_PRESET,
+    DEFAULT_RATE,
+    PRESETS,
+    Recipe,
+)
 from kardam.view import Books
 
 # Columns, where standard output is no terminal.
@@ -69,7 +78,16 @@ recipe_options = options(
         help=f"What makes a step of a gradient: {', '.join(OPTIMIZERS)}.",
     ),
     click.option(
-        "--per-update", type=int, default=1, show_default=True, help="M: gradients an update."
+        "--gather",
+        default=DEFAULT_GATHER,
+        show_default=True,
+        help="Of which gradients an update is made: arrival, buffered:m=7 or synchronous.",
+    ),
+    click.option(
+        "--aggregator",
+        default=DEFAULT_AGGREGATOR,
+        show_default=True,
+        help=f"The rule over what is gathered: {', '.join(AGGREGATORS)}.",
     ),
 )
 
@@ -103,7 +121,8 @@ def recipe_of(choices: dict[str, Any]) -> Recipe:
         dampening=choices.pop("dampening"),
         rate=choices.pop("rate"),
         optimizer=choices.pop("optimizer"),
-        per_update=choices.pop("per_update"),
+        gather=choices.pop("gather"),
+        aggregator=choices.pop("aggregator"),
     )
 
 

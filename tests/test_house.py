@@ -27,7 +27,8 @@ kardam.server
 kardam.client  kardam.view  kardam.recipe  kardam.checkpoint
 kardam.sessions  kardam.link
 kardam.descent  kardam.stats  kardam.keys
-kardam.filters  kardam.dampening  kardam.aggregators  kardam.optimizers  kardam.rates
+kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
+kardam.aggregators
 kardam.growth  kardam.protocol
 kardam.messages  kardam.spec  kardam.state
 kardam.errors
