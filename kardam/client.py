@@ -41,7 +41,7 @@ T = TypeVar("T", bound=News)
 TICK_MS = 100
 
 # Between reconnections, seconds: doubling from the first to the last, and up to twice by jitter.
-BACKOFF_FIRST, BACKOFF_LAST = 0.2, 10.0
+BACKOFF_FIRST, BACKOFF_LAST = 0.2, 5.0
 
 # Last words have this long, in milliseconds.
 LINGER_MS = 1000

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kardam.aggregators import Mean, Quorum, clipped_median
+from kardam.aggregators import clipped_median
 from kardam.dampening import Dampening
 from kardam.errors import UsageError
 from kardam.filters import Stage
+from kardam.gathering import Buffered, Gathering, OnArrival
 from kardam.growth import Change, Evidence, Exact, History, Lens, norm
 from kardam.messages import Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
 from kardam.optimizers import SGD, Optimizer
@@ -29,12 +30,16 @@ class Descent(Stateful):
 
         x_{t+1} = x_t - gamma_t (1/M) sum over M admitted gradients of Lambda c g
 
-    with Lambda the dampening and c the clip of each (Kardam, section 3); an `optimizer` other than
-    SGD makes another step of that mean. `lens` says how vectors are remembered. Until every stage
-    of the filter is ready, the start-up rule moves the model instead: the coordinate-wise median,
-    clipped, of the first gradients of n - f distinct workers, again and again. It waits for no
-    growth (which needs a model that moved) and no coalition of f owns it. `knobs` are the choices
-    behind the rules, by their flags: a state goes only where they are the same.
+    with Lambda the dampening and c the clip of each (Kardam, section 3). That is a gathering on
+    arrival and SGD; another `gathering` makes another vector of the Lambda c g, and another
+    `optimizer` another step of that. `lens` says how vectors are remembered.
+
+    Until every stage of the filter is ready, the start-up rule moves the model instead: the
+    coordinate-wise median, clipped, of the first gradients of n - f distinct workers, again and
+    again. It waits for no growth (which needs a model that moved) and no coalition of f owns it.
+
+    `knobs` are the choices behind the rules, by their flags: a state goes only where they are the
+    same.
     """
 
     def __init__(
@@ -46,8 +51,8 @@ class Descent(Stateful):
         filter: Stage,
         dampening: Dampening,
         rate: Rate,
+        gathering: Gathering | None = None,
         optimizer: Optimizer | None = None,
-        per_update: int = 1,
         lens: Lens | None = None,
         knobs: Mapping[str, int | str] | None = None,
     ) -> None:
@@ -55,11 +60,11 @@ class Descent(Stateful):
         self.filter = filter
         self.dampening = dampening
         self.rate = rate
+        self.gathering = gathering if gathering is not None else OnArrival()
         self.optimizer = optimizer if optimizer is not None else SGD()
         self.model = Model(0, _sealed(x.copy()))
         self._lens = lens if lens is not None else Exact()
-        self._mean = Mean(per_update)
-        self._quorum = Quorum(n - f, clipped_median)
+        self._first = Buffered(n - f, clipped_median)
         self._compares = filter.compares or dampening.compares
         self._histories: dict[WorkerId, History] = defaultdict(History)
         self._lent: dict[WorkerId, list[HandOut]] = {worker: [] for worker in range(n)}
@@ -146,19 +151,20 @@ class Descent(Stateful):
         weight = self.dampening.weigh(evidence)
         if not self.filter.ready:
             return self._start_up(gradient, loan, evidence)
+        if refusal is None:
+            refusal = self.gathering.refuse(gradient.worker, evidence.staleness)
         if refusal is not None:
             return self._verdict(gradient, refusal, loan, evidence)
         weight *= self.filter.scale(evidence)
         self.filter.admit(evidence)
-        mean = self._mean.add(gradient.g, weight)
-        if mean is not None:
-            self._step(mean)
+        if (g := self.gathering.add(gradient.worker, gradient.g, weight)) is not None:
+            self._step(g)
         return self._verdict(gradient, None, loan, evidence, weight)
 
     def _start_up(self, gradient: Gradient, loan: HandOut, evidence: Evidence) -> Verdict:
-        if self._quorum.has(gradient.worker):
+        if self._first.refuse(gradient.worker, evidence.staleness) is not None:
             return self._verdict(gradient, Refusal("startup"), loan, evidence)
-        median = self._quorum.add(gradient.worker, gradient.g)
+        median = self._first.add(gradient.worker, gradient.g, 1.0)
         if median is not None:
             self.filter.start(self._lens.look(median), evidence.now)
             self._step(median)
@@ -180,10 +186,10 @@ class Descent(Stateful):
             "x": self.model.x,
             "tickets": self._tickets,
             "histories": [[worker, its.state()] for worker, its in self._histories.items()],
-            "mean": self._mean.state(),
-            "quorum": self._quorum.state(),
+            "first": self._first.state(),
             "filter": self.filter.state(),
             "dampening": self.dampening.state(),
+            "gathering": self.gathering.state(),
             "optimizer": self.optimizer.state(),
         }
 
@@ -202,10 +208,10 @@ class Descent(Stateful):
         self._tickets = state["tickets"]
         for worker, its in state["histories"]:
             self._histories[worker].restore(its)
-        self._mean.restore(state["mean"])
-        self._quorum.restore(state["quorum"])
+        self._first.restore(state["first"])
         self.filter.restore(state["filter"])
         self.dampening.restore(state["dampening"])
+        self.gathering.restore(state["gathering"])
         self.optimizer.restore(state["optimizer"])
 
     # --- records ---

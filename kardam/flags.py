@@ -13,10 +13,19 @@ from typing import Any, TypeVar
 import click
 import tomli_w
 
+from kardam.aggregators import AGGREGATORS
 from kardam.errors import UsageError, suggest
 from kardam.optimizers import OPTIMIZERS
 from kardam.plan import Every, Plan, Until, check_bind
-from kardam.recipe import DEFAULT_OPTIMIZER, DEFAULT_PRESET, DEFAULT_RATE, PRESETS, Recipe
+from kardam.recipe import (
+    DEFAULT_AGGREGATOR,
+    DEFAULT_GATHER,
+    DEFAULT_OPTIMIZER,
+    DEFAULT_PRESET,
+    DEFAULT_RATE,
+    PRESETS,
+    Recipe,
+)
 from kardam.records import EXPERIMENT, Found, check_new, endpoint, resumable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -65,7 +74,16 @@ recipe_options = options(
         help=f"What makes a step of a gradient: {', '.join(OPTIMIZERS)}.",
     ),
     click.option(
-        "--per-update", type=int, default=1, show_default=True, help="M: gradients an update."
+        "--gather",
+        default=DEFAULT_GATHER,
+        show_default=True,
+        help="Of which gradients an update is made: arrival, buffered:m=7 or synchronous.",
+    ),
+    click.option(
+        "--aggregator",
+        default=DEFAULT_AGGREGATOR,
+        show_default=True,
+        help=f"The rule over what is gathered: {', '.join(AGGREGATORS)}.",
     ),
 )
 
@@ -228,7 +246,8 @@ def recipe_of(choices: dict[str, Any]) -> Recipe:
         dampening=choices.pop("dampening"),
         rate=choices.pop("rate"),
         optimizer=choices.pop("optimizer"),
-        per_update=choices.pop("per_update"),
+        gather=choices.pop("gather"),
+        aggregator=choices.pop("aggregator"),
     )
 
 

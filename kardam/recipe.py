@@ -8,10 +8,12 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from kardam.aggregators import AGGREGATORS, Rule
 from kardam.dampening import DAMPENINGS
 from kardam.descent import Descent
 from kardam.errors import UsageError, suggest
 from kardam.filters import chain, tolerated
+from kardam.gathering import GATHERINGS, Gathering, OnArrival
 from kardam.messages import Vector
 from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
@@ -52,10 +54,14 @@ DEFAULT_RATE = "constant:gamma=0.1"
 
 DEFAULT_OPTIMIZER = "sgd"
 
+DEFAULT_GATHER = "arrival:m=1"
+
+DEFAULT_AGGREGATOR = "average"
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """n workers of whom the filter assumes f to lie, and which rules judge, dampen and step.
+    """n workers of whom f are assumed to lie, and which rules judge, dampen, gather and step.
 
     Only `of` makes one, so that a recipe that exists can be cooked.
     """
@@ -66,7 +72,8 @@ class Recipe:
     dampening: str
     rate: str
     optimizer: str
-    per_update: int
+    gather: str
+    aggregator: str
 
     @classmethod
     def of(
@@ -78,7 +85,8 @@ class Recipe:
         dampening: str | None = None,
         rate: str = DEFAULT_RATE,
         optimizer: str = DEFAULT_OPTIMIZER,
-        per_update: int = 1,
+        gather: str = DEFAULT_GATHER,
+        aggregator: str = DEFAULT_AGGREGATOR,
     ) -> Self:
         """The preset, with what is not None in place of its parts. f = None: the most that n bear.
 
@@ -86,8 +94,6 @@ class Recipe:
         """
         if n < 1:
             raise UsageError(f"--workers: expected at least 1, got {n}")
-        if per_update < 1:
-            raise UsageError(f"--per-update: expected M >= 1, got {per_update}")
         if preset not in PRESETS:
             raise UsageError(f"--preset: unknown name {preset!r}{suggest(preset, PRESETS)}")
         recipe = cls(
@@ -97,15 +103,17 @@ class Recipe:
             dampening=PRESETS[preset].dampening if dampening is None else dampening,
             rate=rate,
             optimizer=optimizer,
-            per_update=per_update,
+            gather=gather,
+            aggregator=aggregator,
         )
         recipe.descent(np.zeros(1, np.float32))
         return recipe
 
     @property
     def quorum(self) -> int:
-        """How many workers must be there: n - f where f > 0 are filtered, else one."""
-        return self.n - self.f if self.f > 0 and self.filter != "none" else 1
+        """How many workers must be there: n - f where a rule bears f > 0 liars, else one."""
+        robust = self.filter != "none" or self.aggregator != "average"
+        return self.n - self.f if self.f > 0 and robust else 1
 
     def descent(self, x: Vector) -> Descent:
         """A new Descent by this recipe, from x_0."""
@@ -117,7 +125,7 @@ class Recipe:
             dampening=build(self.dampening, DAMPENINGS, "--dampening", n=self.n, f=self.f),
             rate=build(self.rate, RATES, "--rate"),
             optimizer=build(self.optimizer, OPTIMIZERS, "--optimizer"),
-            per_update=self.per_update,
+            gathering=self._gathering(),
             # The rate is no knob of the state: it remembers nothing, and may be another.
             knobs={
                 "--workers": self.n,
@@ -125,6 +133,24 @@ class Recipe:
                 "--filter": self.filter,
                 "--dampening": self.dampening,
                 "--optimizer": self.optimizer,
-                "--per-update": self.per_update,
+                "--gather": self.gather,
+                "--aggregator": self.aggregator,
             },
         )
+
+    def _gathering(self) -> Gathering:
+        knob = "--aggregator"
+
+        def rule(size: int) -> Rule:
+            # What counts as n is how many vectors the rule will see.
+            return build(
+                self.aggregator, AGGREGATORS, f"--gather {self.gather} {knob}", n=size, f=self.f
+            )
+
+        gathering = build(self.gather, GATHERINGS, "--gather", n=self.n, f=self.f, rule=rule)
+        if isinstance(gathering, OnArrival) and self.aggregator != DEFAULT_AGGREGATOR:
+            raise UsageError(
+                f"{knob} {self.aggregator}: on arrival a fast liar may own all that it is shown;"
+                " give --gather buffered or synchronous"
+            )
+        return gathering

@@ -18,6 +18,7 @@ from kardam.recipe import PRESETS, Recipe
 from tests.strategies import any_float, vectors
 
 N, F, D = 7, 2, 3
+GATHERS = ["arrival", "arrival:m=3", "buffered", "buffered:m=2", "synchronous"]
 ROBUST = [name for name in PRESETS if name != "none"]
 
 
@@ -38,9 +39,9 @@ def answer(to: Descent, worker: int, g: Vector) -> Verdict:
 class AnyOrder(RuleBasedStateMachine):
     """Hand-outs, answers and every kind of wrong answer, in any order that hypothesis invents."""
 
-    @initialize(preset=st.sampled_from(sorted(PRESETS)), batch=st.integers(1, 3))
-    def begin(self, preset: str, batch: int) -> None:
-        self.descent = descent(preset, per_update=batch)
+    @initialize(preset=st.sampled_from(sorted(PRESETS)), gather=st.sampled_from(GATHERS))
+    def begin(self, preset: str, gather: str) -> None:
+        self.descent = descent(preset, gather=gather)
         self.robust = preset != "none"
         self.open: dict[int, list[int]] = {worker: [] for worker in range(N)}
         self.answered: list[tuple[int, int]] = []
@@ -164,7 +165,7 @@ def test_without_a_filter_it_is_asynchronous_sgd_bit_for_bit() -> None:
 
 
 def test_m_gradients_make_one_update_with_their_mean() -> None:
-    ours = descent("none", per_update=2)
+    ours = descent("none", gather="arrival:m=2")
     answer(ours, 0, exactly(2, 0, 0))
     assert ours.model.version == 0
     answer(ours, 1, exactly(0, 4, 0))

@@ -36,17 +36,17 @@ def test_the_resolved_file_of_a_file_is_itself_and_is_that_of_its_flags(
     kardam: Kardam, here: Path
 ) -> None:
     flags = "--workers 8 --byzantine 1 --attack constant:norm=3 --updates 50 --latency constant"
-    _, of_flags, _ = kardam("run", *flags.split(), "--per-update", "2", "--dry-run")
+    _, of_flags, _ = kardam("run", *flags.split(), "--gather", "arrival:m=2", "--dry-run")
     (here / "a.toml").write_text(of_flags)
     _, of_file, _ = kardam("run", "a.toml", "--dry-run")
     assert of_file == of_flags
 
 
 def test_flags_count_more_than_the_file(kardam: Kardam, here: Path) -> None:
-    (here / "a.toml").write_text('workers = 8\nattack = "zero"\nper-update = 2\n')
+    (here / "a.toml").write_text('workers = 8\nattack = "zero"\ncheckpoint-updates = 2\n')
     _, out, _ = kardam(*["run", "a.toml", "--workers", "9", "--seed", "4", "--dry-run"])
     chosen = tomllib.loads(out)
-    assert (chosen["workers"], chosen["attack"], chosen["per-update"]) == (9, "zero", 2)
+    assert (chosen["workers"], chosen["attack"], chosen["checkpoint-updates"]) == (9, "zero", 2)
     assert chosen["seed"] == 4
 
 
@@ -54,7 +54,7 @@ def test_flags_count_more_than_the_file(kardam: Kardam, here: Path) -> None:
     ("text", "words"),
     [
         ("wrokers = 3", "a.toml: unknown key 'wrokers'; did you mean 'workers'?"),
-        ("per_update = 3", "unknown key 'per_update'; did you mean 'per-update'?"),
+        ("checkpoint_updates = 3", "'checkpoint_updates'; did you mean 'checkpoint-updates'?"),
         ("out = 'x'", "unknown key 'out'"),
         ("workers = 3.5", "a.toml: workers: expected a whole number, got 3.5"),
         ("workers = true", "a.toml: workers: expected a whole number, got True"),

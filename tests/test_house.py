@@ -28,7 +28,8 @@ kardam.plan  kardam.records
 kardam.client  kardam.recipe  kardam.checkpoint
 kardam.sessions  kardam.link
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
-kardam.filters  kardam.dampening  kardam.aggregators  kardam.optimizers  kardam.rates
+kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
+kardam.aggregators
 kardam.growth  kardam.protocol
 kardam.messages  kardam.spec  kardam.state
 kardam.errors

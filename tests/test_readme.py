@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from kardam.aggregators import AGGREGATORS
 from kardam.dampening import DAMPENINGS
 from kardam.errors import EXIT_CODES
 from kardam.filters import STAGES
+from kardam.gathering import GATHERINGS
 from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
 from kardam.recipe import PRESETS
@@ -45,6 +47,8 @@ def test_the_example_of_ones_own_model_works_when_pasted(tmp_path: Path) -> None
         ("--dampening", DAMPENINGS),
         ("--rate", RATES),
         ("--optimizer", OPTIMIZERS),
+        ("--gather", GATHERINGS),
+        ("--aggregator", AGGREGATORS),
         ("--attack", ATTACKS),
         ("--latency", LATENCIES),
         ("--speeds", SPEEDS),

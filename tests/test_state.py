@@ -14,6 +14,7 @@ from kardam.dampening import DAMPENINGS
 from kardam.descent import Descent
 from kardam.errors import UsageError
 from kardam.filters import STAGES
+from kardam.gathering import GATHERINGS
 from kardam.messages import Declared, Gradient, Verdict
 from kardam.optimizers import OPTIMIZERS
 from kardam.recipe import PRESETS, Recipe
@@ -29,9 +30,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "filter": "growth:exponent=0.5+frequency+clip",
         "dampening": "curvature",
         "optimizer": "adam",
-        "per_update": 3,
+        "gather": "buffered",
+        "aggregator": "median",
     },
-    "a mean of three": {"preset": "none", "per_update": 3},
+    **{f"gather {name}": {"gather": name} for name in GATHERINGS},
+    "a mean of three": {"gather": "arrival:m=3"},
 }
 
 
@@ -145,7 +148,7 @@ def test_a_ticket_from_before_is_never_given_out_again() -> None:
         ({"filter": "growth+frequency"}, r"--filter: expected 'growth:.*', as in .* 'growth\+freq"),
         ({"dampening": "inverse"}, "--dampening: expected 'constant', as in .* 'inverse'"),
         ({"optimizer": "adam"}, "--optimizer: expected 'sgd', as in the state, got 'adam'"),
-        ({"per_update": 2}, "--per-update: expected 1, as in the state, got 2"),
+        ({"gather": "buffered"}, "--gather: expected 'arrival:m=1', as in .*, got 'buffered'"),
     ],
 )
 def test_a_state_of_another_recipe_is_refused_in_one_sentence(

@@ -45,8 +45,10 @@ DEFAULT_ARRIVALS = 4000
 # Seconds between two evaluations of the held-out data.
 EVALUATE_EVERY = 0.5
 
-# Seconds without a word from the server after which a process of ours gives up.
+# Seconds without a word from the server after which a process of ours gives up; and a worker that
+# somebody else's server may have to be started again for.
 PATIENCE = 30.0
+WORKER_PATIENCE = 600.0
 
 # Seconds that the newest model may wait for its evaluation at the end.
 EVALUATION_SECONDS = 10.0
@@ -251,7 +253,11 @@ async def _serve_task(task: str, plan: Plan) -> daemon.Outcome:
 )
 @click.option("--task", help="What is trained. [default: what the server says]")
 @click.option(
-    "--patience", type=float, default=PATIENCE, show_default=True, help="Seconds of silence borne."
+    "--patience",
+    type=float,
+    default=WORKER_PATIENCE,
+    show_default=True,
+    help="Seconds of silence borne.",
 )
 def work_command(
     endpoint: str, count: int, straggler: float, task: str | None, patience: float, **choices: Any

@@ -1,0 +1,138 @@
+"""When there is an update, and of which gradients: one interface for pure asynchrony, buffers and
+rounds.
+
+What reaches a gathering has passed the filter. Never in here: the rule over what is gathered
+(an aggregator's), or what is made of the result (an optimizer's).
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from kardam.aggregators import Rule
+from kardam.messages import Refusal, Vector, WorkerId
+from kardam.state import State, Stateful
+
+
+class Gathering(Stateful):
+    """Collects weighted gradients until they make an update; then begins anew."""
+
+    def refuse(self, worker: WorkerId, staleness: int) -> Refusal | None:
+        """Why an answer has no place in the update that is being gathered; None where it has."""
+        return None
+
+    def add(self, worker: WorkerId, g: Vector, weight: float) -> Vector | None:
+        """The gradient of the update, when this one completes it. It may be g itself, which is
+        never written; requires that `refuse` does not.
+        """
+        raise NotImplementedError
+
+
+class OnArrival(Gathering):
+    """The mean of every `size` gradients in order of arrival, whoever sent them; size = 1 is pure
+    asynchrony.
+
+    M in the paper: (1/M) sum Lambda g. A fast worker may be several of the M, so no rule that
+    bears f liars would bear them here.
+    """
+
+    def __init__(self, size: int = 1) -> None:
+        if not size >= 1:
+            raise ValueError(f"expected m >= 1, got m={size}")
+        self.size = size
+        self._sum: Vector | None = None
+        self._count = 0
+
+    def add(self, worker: WorkerId, g: Vector, weight: float) -> Vector | None:
+        weighted = _weighted(g, weight)
+        self._sum = weighted if self._sum is None else self._sum + weighted
+        self._count += 1
+        if self._count < self.size:
+            return None
+        mean = self._sum if self.size == 1 else self._sum / np.float32(self.size)
+        self._sum, self._count = None, 0
+        return mean
+
+    def state(self) -> State:
+        return {"sum": self._sum, "count": self._count}
+
+    def restore(self, state: State) -> None:
+        self._sum, self._count = state["sum"], state["count"]
+
+
+class Buffered(Gathering):
+    """The first gradients of `size` distinct workers, of whatever versions, and a rule over them in
+    the order of workers, whichever came first.
+
+    A worker's second answer for one update is refused as `twice`, rather than taken instead of the
+    first: what is admitted is used.
+    """
+
+    def __init__(self, size: int, rule: Rule) -> None:
+        self.size = size
+        self.rule = rule
+        self._gathered: dict[WorkerId, Vector] = {}
+
+    def refuse(self, worker: WorkerId, staleness: int) -> Refusal | None:
+        return Refusal("twice", 1, 0, 0) if worker in self._gathered else None
+
+    def add(self, worker: WorkerId, g: Vector, weight: float) -> Vector | None:
+        self._gathered[worker] = _weighted(g, weight)
+        if len(self._gathered) < self.size:
+            return None
+        result = self.rule([self._gathered[owner] for owner in sorted(self._gathered)])
+        self._gathered = {}
+        return result
+
+    def state(self) -> State:
+        return {"gathered": [[worker, g] for worker, g in self._gathered.items()]}
+
+    def restore(self, state: State) -> None:
+        self._gathered = dict(state["gathered"])
+
+
+class Synchronous(Buffered):
+    """A buffer for answers to the newest model only; others are refused as `late`. So an update is
+    a round, and the round waits for its slowest member: the baseline.
+
+    Models are still lent to who asks, so a worker that has answered computes on the same model
+    again, and is refused: a round costs arrivals that it would not cost on a server that waits.
+    """
+
+    def refuse(self, worker: WorkerId, staleness: int) -> Refusal | None:
+        if staleness > 0:
+            return Refusal("late", staleness, 0, 0)
+        return super().refuse(worker, staleness)
+
+
+def _weighted(g: Vector, weight: float) -> Vector:
+    return g if weight == 1.0 else g * np.float32(weight)
+
+
+def arrival(m: int = 1) -> Gathering:
+    """The mean of M in order of arrival."""
+    return OnArrival(m)
+
+
+def buffered(n: int, f: int, rule: Callable[[int], Rule], m: int | None = None) -> Gathering:
+    """The rule over M distinct workers: by default n - f, since for more f silent ones are enough
+    to stop it.
+    """
+    size = n - f if m is None else m
+    if not 1 <= size <= n:
+        raise ValueError(f"expected 1 <= m <= n = {n}, got m={size}")
+    return Buffered(size, rule(size))
+
+
+def synchronous(n: int, f: int, rule: Callable[[int], Rule]) -> Gathering:
+    """The rule over the first n - f answers to the newest model."""
+    return Synchronous(n - f, rule(n - f))
+
+
+# A factory may ask for n, f and `rule`: the chosen aggregator, as a function of how many vectors it
+# will see.
+GATHERINGS: Mapping[str, Callable[..., Gathering]] = {
+    "arrival": arrival,
+    "buffered": buffered,
+    "synchronous": synchronous,
+}
