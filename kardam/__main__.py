@@ -161,8 +161,9 @@ def cli(verbose: bool) -> None:
 @until_options
 @bind_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Told to the workers.")
+@click.option("--split", default="iid", show_default=True, help="Told to the workers.")
 @json_option
-def serve_command(model: Path, seed: int, as_json: bool, **choices: Any) -> None:
+def serve_command(model: Path, seed: int, split: str, as_json: bool, **choices: Any) -> None:
     """Serve MODEL, a safetensors file, until Ctrl-C.
 
     \b
@@ -170,15 +171,15 @@ def serve_command(model: Path, seed: int, as_json: bool, **choices: Any) -> None
       kardam serve model.safetensors --bind tcp://127.0.0.1:5555
     """
     recipe, until, bind = recipe_of(choices), until_of(choices), bind_of(choices)
-    finish(*uvloop.run(serve_model(model, recipe, bind, until, seed)), as_json)
+    finish(*uvloop.run(serve_model(model, recipe, bind, until, seed, split)), as_json)
 
 
 async def serve_model(
-    model: Path, recipe: Recipe, bind: str, until: daemon.Until, seed: int
+    model: Path, recipe: Recipe, bind: str, until: daemon.Until, seed: int, split: str
 ) -> tuple[daemon.Ending, Books]:
     """Serve a safetensors file until it is enough; how it ended, and the books."""
     manifest, x = load(model)
-    sessions = daemon.house(recipe, x, manifest, seed=seed, task="")
+    sessions = daemon.house(recipe, x, manifest, seed=seed, task="", split=split)
     async with daemon.running(sessions, bind, until) as run:
         announce(run, recipe)
         ending = await run.wait()

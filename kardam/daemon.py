@@ -40,8 +40,16 @@ def check_bind(bind: str, insecure: bool) -> str:
     return bind
 
 
-def house(recipe: Recipe, x: Vector, manifest: Manifest, *, seed: int, task: str) -> Sessions:
-    """A new server without its socket: sessions around a descent by this recipe, from x_0."""
+def house(
+    recipe: Recipe, x: Vector, manifest: Manifest, *, seed: int, task: str, split: str = "iid"
+) -> Sessions:
+    """A new server without its socket: sessions around a descent by this recipe, from x_0.
+
+    Raises UsageError for texts that are longer than what a server can tell its workers.
+    """
+    for knob, text, most in (("--task", task, 512), ("--split", split, 128)):
+        if len(text) > most:
+            raise UsageError(f"{knob}: expected at most {most} characters, got {len(text)}")
     descent = recipe.descent(x)
     terms = Terms(
         manifest=manifest,
@@ -49,6 +57,7 @@ def house(recipe: Recipe, x: Vector, manifest: Manifest, *, seed: int, task: str
         seed=seed,
         task=task,
         quorum=recipe.quorum,
+        split=split,
     )
     stats = Stats(recipe.n, recipe.f, descent.filter.slowdown())
     return Sessions(descent, stats, Tokens(recipe.n, lambda: secrets.token_hex(16)), terms)

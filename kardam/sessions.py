@@ -77,6 +77,7 @@ class Terms:
     seed: int
     task: str
     quorum: int = 1
+    split: str = "iid"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -255,6 +256,7 @@ class Sessions:
             n=self.descent.n,
             seed=self.terms.seed,
             task=self.terms.task,
+            split=self.terms.split,
             beat=BEAT,
             chunk=CHUNK_BYTES,
         )
@@ -275,6 +277,7 @@ class Sessions:
             n=self.descent.n,
             seed=self.terms.seed,
             task=self.terms.task,
+            split=self.terms.split,
         )
         return [Send(peer, enrolled)]
 

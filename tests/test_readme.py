@@ -14,6 +14,7 @@ from tests.test_house import MODULES
 from tests.test_run import kardam
 from workers.attacks import ATTACKS
 from workers.latency import LATENCIES, SPEEDS
+from workers.tasks import SPLITS, TASKS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -43,6 +44,8 @@ def test_the_example_of_ones_own_model_works_when_pasted(tmp_path: Path) -> None
         ("--dampening", DAMPENINGS),
         ("--rate", RATES),
         ("--attack", ATTACKS),
+        ("--task", TASKS),
+        ("--split", SPLITS),
         ("--latency", LATENCIES),
         ("--speeds", SPEEDS),
     ],

@@ -7,6 +7,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
 import asyncio
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,7 @@ from kardam.errors import TaskError, UsageError
 from kardam.messages import Enrolled
 from kardam.recipe import Recipe
 from kardam.server import Server
-from kardam.spec import is_import_path
+from kardam.spec import is_import_path, parse
 from kardam.view import Books
 from workers.crew import HONEST, Member, checked, crew
 from workers.swarm import EVALUATOR, Swarm, swarm
@@ -62,7 +63,13 @@ task_option = click.option(
     "--task",
     default="digits",
     show_default=True,
-    help="What is trained: digits, or your own package.module:attribute.",
+    help="What is trained: digits, npz:path=..., synthetic:d=..., or your own package.module:attr.",
+)
+split_option = click.option(
+    "--split",
+    default="iid",
+    show_default=True,
+    help="Who holds which data: iid, dirichlet:alpha=0.5, by_label:share=0.5.",
 )
 seed_option = click.option(
     "--seed", type=int, default=0, show_default=True, help="Everything that chance touches."
@@ -123,6 +130,7 @@ class Shown:
 
 @cli.command("run")
 @task_option
+@split_option
 @recipe_options
 @click.option("--byzantine", type=int, default=0, show_default=True, help="How many really lie.")
 @click.option(
@@ -136,7 +144,9 @@ class Shown:
 @seed_option
 @quiet_option
 @json_option
-def run_command(task: str, seed: int, quiet: bool, as_json: bool, **choices: Any) -> None:
+def run_command(
+    task: str, split: str, seed: int, quiet: bool, as_json: bool, **choices: Any
+) -> None:
     """A server and all of its workers on this machine, over TCP; progress, and a summary.
 
     \b
@@ -148,21 +158,22 @@ def run_command(task: str, seed: int, quiet: bool, as_json: bool, **choices: Any
     if until == daemon.Until():
         until = daemon.Until(arrivals=DEFAULT_ARRIVALS)
     members = crew(n=recipe.n, seed=seed, **choices)
-    finish(*uvloop.run(_run(recipe, members, task, seed, bind, until, quiet)), as_json)
+    finish(*uvloop.run(_run(recipe, members, task, split, seed, bind, until, quiet)), as_json)
 
 
 async def _run(
     recipe: Recipe,
     members: list[Member],
     task: str,
+    split: str,
     seed: int,
     bind: str,
     until: daemon.Until,
     quiet: bool,
 ) -> tuple[daemon.Ending, Books]:
-    async with swarm(task, seed) as hands:
+    async with swarm(task, split, recipe.n, seed) as hands:
         manifest, x = await hands.opening()
-        sessions = daemon.house(recipe, x, manifest, seed=seed, task=task)
+        sessions = daemon.house(recipe, x, manifest, seed=seed, task=task, split=split)
         async with daemon.running(sessions, bind, until) as run:
             server = run.server
             hands.evaluate(server.endpoint, sessions.tokens.evaluator, EVALUATE_EVERY, PATIENCE)
@@ -211,18 +222,20 @@ def _with_deaths(books: Books, hands: Swarm) -> Books:
 
 @cli.command("serve")
 @click.argument("model", type=click.Path(path_type=Path), required=False)
-@click.option("--task", help="What is trained, in place of MODEL: digits, or package.module:attr.")
+@click.option("--task", help="What is trained, in place of MODEL: as for run.")
+@split_option
 @recipe_options
 @until_options
 @bind_options
 @seed_option
 @json_option
 def serve_command(
-    model: Path | None, task: str | None, seed: int, as_json: bool, **choices: Any
+    model: Path | None, task: str | None, split: str, seed: int, as_json: bool, **choices: Any
 ) -> None:
     """Serve a model until Ctrl-C: MODEL, a safetensors file, or the first model of --task.
 
-    With --task, held-out loss and accuracy are reported, and workers need no --task of their own.
+    With --task, held-out loss and accuracy are reported, and workers need no --task of their own,
+    unless it is yours: code, or a file.
 
     \b
     Examples:
@@ -233,18 +246,18 @@ def serve_command(
     if (model is None) == (task is None):
         raise UsageError("expected a MODEL file or --task, and not both")
     if model is not None:
-        served = serve_model(model, recipe, bind, until, seed)
+        served = serve_model(model, recipe, bind, until, seed, split)
     else:
-        served = _serve_task(str(task), recipe, bind, until, seed)
+        served = _serve_task(str(task), split, recipe, bind, until, seed)
     finish(*uvloop.run(served), as_json)
 
 
 async def _serve_task(
-    task: str, recipe: Recipe, bind: str, until: daemon.Until, seed: int
+    task: str, split: str, recipe: Recipe, bind: str, until: daemon.Until, seed: int
 ) -> tuple[daemon.Ending, Books]:
-    async with swarm(task, seed) as hands:
+    async with swarm(task, split, recipe.n, seed) as hands:
         manifest, x = await hands.opening()
-        sessions = daemon.house(recipe, x, manifest, seed=seed, task=task)
+        sessions = daemon.house(recipe, x, manifest, seed=seed, task=task, split=split)
         async with daemon.running(sessions, bind, until) as run:
             hands.evaluate(run.server.endpoint, sessions.tokens.evaluator, EVALUATE_EVERY, PATIENCE)
             announce(run, recipe)
@@ -263,11 +276,18 @@ async def _serve_task(
 @click.option("--straggler", type=float, default=1.0, help="Take so many times as long.")
 @pace_options
 @click.option("--task", help="What is trained. [default: what the server says]")
+@click.option("--split", help="Who holds which data. [default: what the server says]")
 @click.option(
     "--patience", type=float, default=PATIENCE, show_default=True, help="Seconds of silence borne."
 )
 def work_command(
-    endpoint: str, count: int, straggler: float, task: str | None, patience: float, **choices: Any
+    endpoint: str,
+    count: int,
+    straggler: float,
+    task: str | None,
+    split: str | None,
+    patience: float,
+    **choices: Any,
 ) -> None:
     """Join the server at ENDPOINT with one or more workers: honest, slow or lying.
 
@@ -282,10 +302,17 @@ def work_command(
         raise UsageError(f"--straggler: expected a factor of at least 1, got {straggler}")
     (kind,) = checked([Member(0, factor=straggler, straggler=straggler > 1, **choices)])
     reach(check_endpoint(endpoint), seconds=3.0)
-    sys.exit(uvloop.run(_work(endpoint, count, kind, task, patience)))
+    sys.exit(uvloop.run(_work(endpoint, count, kind, task, split, patience)))
 
 
-async def _work(endpoint: str, count: int, kind: Member, task: str | None, patience: float) -> int:
+async def _work(
+    endpoint: str,
+    count: int,
+    kind: Member,
+    task: str | None,
+    split: str | None,
+    patience: float,
+) -> int:
     """The exit code."""
     places: list[Enrolled] = []
     try:
@@ -293,7 +320,9 @@ async def _work(endpoint: str, count: int, kind: Member, task: str | None, patie
         for _ in range(count):
             places.append(enrol(endpoint, kind.label, kind.byzantine, PATIENCE))
         with daemon.interrupts() as asked:
-            async with swarm(_agreed(task, places[0].task), places[0].seed) as hands:
+            terms = places[0]
+            task, split = _agreed("task", task, terms.task), _agreed("split", split, terms.split)
+            async with swarm(task, split, terms.n, terms.seed) as hands:
                 await hands.opening()
                 while places:
                     place = places.pop()
@@ -311,16 +340,25 @@ async def _work(endpoint: str, count: int, kind: Member, task: str | None, patie
                 pass
 
 
-def _agreed(ours: str | None, theirs: str) -> str:
-    """The task to build. A server may name one of kardam's own, but nothing else to be imported."""
-    if ours is None and not theirs:
-        raise UsageError("the server names no task: give --task")
-    if ours is None and is_import_path(theirs):
+def _agreed(knob: str, ours: str | None, theirs: str) -> str:
+    """The task or split to build. A server may name what is kardam's own, but nothing to be
+    imported, and no file to be read, where its owner did not name it himself.
+    """
+    if ours is not None:
+        return ours
+    if not theirs:
+        raise UsageError(f"the server names no {knob}: give --{knob}")
+    if is_import_path(theirs):
         raise UsageError(
-            f"the server trains {theirs!r}, which is not kardam's own: to import it here, say"
-            f" --task {theirs}"
+            f"the server's {knob} is {theirs!r}, which is not kardam's own: to import it here, say"
+            f" --{knob} {theirs}"
         )
-    return ours if ours is not None else theirs
+    if "path" in parse(theirs, f"the server's {knob}").args:
+        raise UsageError(
+            f"the server's {knob} is {theirs!r}: to read such a file of yours, say"
+            f" --{knob} {shlex.quote(theirs)}, with its path here"
+        )
+    return theirs
 
 
 def main() -> NoReturn:
