@@ -22,6 +22,7 @@ from kardam.errors import EXIT_CODES, KardamError, UsageError
 from kardam.flags import (
     FromFile,
     bind_options,
+    chance_options,
     json_option,
     plan_of,
     recipe_options,
@@ -104,9 +105,9 @@ def cli(verbose: bool) -> None:
 @until_options
 @bind_options
 @record_options
-@click.option("--seed", type=int, default=0, show_default=True, help="Told to the workers.")
+@chance_options
 @json_option
-def serve_command(model: Path, seed: int, dry_run: bool, as_json: bool, **choices: Any) -> None:
+def serve_command(model: Path, dry_run: bool, as_json: bool, **choices: Any) -> None:
     """Serve MODEL, a safetensors file, until Ctrl-C.
 
     \b
@@ -114,7 +115,7 @@ def serve_command(model: Path, seed: int, dry_run: bool, as_json: bool, **choice
       kardam serve model.safetensors --bind tcp://127.0.0.1:5555
       kardam serve --resume runs/2026-11-24T18-53-36
     """
-    plan = plan_of(choices, seed)
+    plan = plan_of(choices, task="")
     if dry_run:
         print_experiment(plan)
     finish(uvloop.run(serve_model(model, plan)), as_json)
@@ -124,7 +125,7 @@ async def serve_model(model: Path, plan: Plan) -> daemon.Outcome:
     """Serve a safetensors file until it is enough."""
     # A run that goes on has its model with it; the file may be gone.
     manifest, x = load(model if plan.checkpoint is None else plan.checkpoint / MODEL)
-    async with daemon.running(plan, manifest, x, task="") as run:
+    async with daemon.running(plan, manifest, x) as run:
         announce(run, plan)
         ending = await run.wait()
         return run.outcome(ending.as_wished(), run.server.books())

@@ -266,7 +266,8 @@ class _Wire:
         """Until `ending` is set; raises Unreachable when the server is silent for `patience`."""
         self._heard = time.monotonic()
         try:
-            while not ending.is_set() or (self._outbox and self._socket is not None):
+            # What was wished before the end is said, though the end came within the same turn.
+            while not ending.is_set() or wishes or (self._outbox and self._socket is not None):
                 self._turn(wishes, wake)
                 if time.monotonic() - self._heard > patience:
                     raise Unreachable(

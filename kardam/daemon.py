@@ -35,8 +35,16 @@ from kardam.stats import Stats
 LOOK = 0.25
 
 
-def house(recipe: Recipe, x: Vector, manifest: Manifest, *, seed: int, task: str) -> Sessions:
-    """A new server without its socket: sessions around a descent by this recipe, from x_0."""
+def house(
+    recipe: Recipe, x: Vector, manifest: Manifest, *, seed: int, task: str, split: str = "iid"
+) -> Sessions:
+    """A new server without its socket: sessions around a descent by this recipe, from x_0.
+
+    Raises UsageError for texts that are longer than what a server can tell its workers.
+    """
+    for knob, text, most in (("--task", task, 512), ("--split", split, 128)):
+        if len(text) > most:
+            raise UsageError(f"{knob}: expected at most {most} characters, got {len(text)}")
     descent = recipe.descent(x)
     terms = Terms(
         manifest=manifest,
@@ -44,6 +52,7 @@ def house(recipe: Recipe, x: Vector, manifest: Manifest, *, seed: int, task: str
         seed=seed,
         task=task,
         quorum=recipe.quorum,
+        split=split,
     )
     stats = Stats(recipe.n, recipe.f, descent.filter.slowdown())
     return Sessions(descent, stats, Tokens(recipe.n, lambda: secrets.token_hex(16)), terms)
@@ -137,7 +146,7 @@ class Run:
 
 
 @contextlib.asynccontextmanager
-async def running(plan: Plan, manifest: Manifest, x: Vector, task: str) -> AsyncIterator[Run]:
+async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Run]:
     """A server that listens to workers, signals and `kardam stats` while the block runs.
 
     It starts from x_0, or goes on from the checkpoint that the plan names. Raises UsageError,
@@ -149,7 +158,7 @@ async def running(plan: Plan, manifest: Manifest, x: Vector, task: str) -> Async
         if kept.manifest != manifest:
             raise UsageError(f"--resume {plan.checkpoint}: its model is not made like this one")
         before, x = kept.state, kept.x
-    sessions = house(plan.recipe, x, manifest, seed=plan.seed, task=task)
+    sessions = house(plan.recipe, x, manifest, seed=plan.seed, task=plan.task, split=plan.split)
     seconds = 0.0
     if before is not None:
         seconds = before["seconds"]

@@ -137,6 +137,19 @@ record_options = options(
 )
 
 
+chance_options = options(
+    click.option(
+        "--split",
+        default="iid",
+        show_default=True,
+        help="Who holds which data: iid, dirichlet:alpha=0.5 or by_label:share=0.5.",
+    ),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Everything that chance touches."
+    ),
+)
+
+
 # --- experiments as files ---
 
 
@@ -251,8 +264,10 @@ def recipe_of(choices: dict[str, Any]) -> Recipe:
     )
 
 
-def plan_of(choices: dict[str, Any], seed: int) -> Plan:
-    """The Plan that recipe, until, bind and record options describe, taken out of the choices."""
+def plan_of(choices: dict[str, Any], task: str) -> Plan:
+    """The Plan that recipe, until, bind, record and chance options describe, taken out of the
+    choices.
+    """
     recipe = recipe_of(choices)
     experiment = resolved(click.get_current_context(), recipe)
     names = ("updates", "arrivals", "seconds", "target")
@@ -276,7 +291,9 @@ def plan_of(choices: dict[str, Any], seed: int) -> Plan:
         until=until,
         every=every,
         keep=keep,
-        seed=seed,
+        seed=choices.pop("seed"),
+        task=task,
+        split=choices.pop("split"),
         experiment=experiment,
         out=out,
         checkpoint=found.checkpoint if found is not None else None,

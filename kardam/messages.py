@@ -181,6 +181,7 @@ class Enrolled:
     n: Count
     seed: Count
     task: Sentence
+    split: Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,7 @@ class Welcome:
     n: Count
     seed: Count
     task: Sentence
+    split: Label
     beat: Seconds
     chunk: Count
 

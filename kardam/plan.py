@@ -90,7 +90,8 @@ class Every:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A server to be: what it does, until when, where it listens, and what it leaves behind.
+    """A server to be: what it does, until when, where it listens, what it tells its workers of the
+    task (empty where it knows none), and what it leaves behind.
 
     `experiment` is the text of its file, `out` its directory. A run that goes on from a
     `checkpoint` does so in its own directory (`in_place`), or begins another one.
@@ -102,6 +103,8 @@ class Plan:
     every: Every
     keep: int
     seed: int
+    task: str
+    split: str
     experiment: str
     out: Path
     checkpoint: Path | None = None

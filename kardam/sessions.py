@@ -78,6 +78,7 @@ class Terms:
     seed: int
     task: str
     quorum: int = 1
+    split: str = "iid"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -259,6 +260,7 @@ class Sessions:
             n=self.descent.n,
             seed=self.terms.seed,
             task=self.terms.task,
+            split=self.terms.split,
             beat=BEAT,
             chunk=CHUNK_BYTES,
         )
@@ -279,6 +281,7 @@ class Sessions:
             n=self.descent.n,
             seed=self.terms.seed,
             task=self.terms.task,
+            split=self.terms.split,
         )
         return [Send(peer, enrolled)]
 

@@ -18,8 +18,9 @@ workers.swarm  workers.nursery
 workers.simulation  workers.process
 workers.crew  workers.objective
 workers.worker  workers.tasks
-workers.attacks  workers.latency  workers.speeds  workers.outages  workers.tasks.digits
-workers.tasks.task
+workers.attacks  workers.latency  workers.speeds  workers.outages
+workers.tasks.digits  workers.tasks.npz  workers.tasks.synthetic  workers.tasks.trial
+workers.tasks.task  workers.tasks.splits
 workers
 kardam.__main__
 kardam.flags  kardam.daemon  kardam.live
@@ -40,8 +41,8 @@ SHELLS = {"kardam.client", "kardam.server", "kardam.daemon", "kardam.keys", "kar
 SHELLS |= {"kardam.records", "kardam.scribe", "kardam.live", "kardam.flags"}
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
 MAINS = {"kardam.__main__", "workers.__main__"}
-TORCH = {"workers.tasks", "workers.tasks.task", "workers.tasks.digits", "workers.objective"}
-TORCH |= {"workers.process", "workers.nursery"}
+TORCH = {"workers.tasks", "workers.objective", "workers.process", "workers.nursery"}
+TORCH |= {f"workers.tasks.{name}" for name in ("task", "trial", "digits", "npz", "synthetic")}
 
 # Who may import it; a library that is not listed, and is not the standard library's, nobody may.
 DOORS = {

@@ -18,6 +18,7 @@ from tests.test_run import kardam
 from workers.attacks import ATTACKS
 from workers.latency import LATENCIES
 from workers.speeds import SPEEDS
+from workers.tasks import SPLITS, TASKS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -50,6 +51,8 @@ def test_the_example_of_ones_own_model_works_when_pasted(tmp_path: Path) -> None
         ("--gather", GATHERINGS),
         ("--aggregator", AGGREGATORS),
         ("--attack", ATTACKS),
+        ("--task", TASKS),
+        ("--split", SPLITS),
         ("--latency", LATENCIES),
         ("--speeds", SPEEDS),
     ],

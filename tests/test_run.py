@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kardam.client import Client
@@ -263,11 +264,16 @@ def test_a_daemon_is_joined_by_liars_from_another_shell_and_stats_shows_them() -
 def test_a_task_that_raises_while_training_ends_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         textwrap.dedent("""
+        import itertools
         import torch
         from workers.tasks import Task
 
+        calls = itertools.count()
+
         def loss(outputs, targets):
-            raise ValueError("the weather is bad")
+            if next(calls) > 20:
+                raise ValueError("the weather is bad")
+            return torch.nn.functional.cross_entropy(outputs, targets)
 
         def bad():
             x, y = torch.zeros(20, 2), torch.zeros(20, dtype=torch.int64)
@@ -292,3 +298,20 @@ def test_a_server_may_not_make_a_worker_import_what_its_owner_did_not_name(tmp_p
             "this task has '0.bias' of shape (32,) where the server has '0.bias' of shape (3,)"
             in err
         )
+
+
+def test_a_server_may_not_make_a_worker_read_a_file_that_its_owner_did_not_name(
+    tmp_path: Path,
+) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 4))
+    np.savez(tmp_path / "theirs.npz", x=x, y=x[:, 0] > 0)
+    (tmp_path / "elsewhere").mkdir()
+    np.savez(tmp_path / "elsewhere" / "ours.npz", x=x, y=x[:, 0] > 0)
+    words = ("--task", "npz:path=theirs.npz,model=linear", "--split", "by_label", "--workers", "1")
+    with started("serve", *words, cwd=tmp_path) as server:
+        endpoint = lines(server, r"kardam work (tcp://127\.0\.0\.1:\d+)")[1]
+        code, _, err = kardam("work", endpoint, cwd=tmp_path)
+        assert (code, "say --task npz:path=theirs.npz,model=linear, with its" in err) == (2, True)
+        ours = "npz:path=ours.npz,model=linear"
+        with started("work", endpoint, "--task", ours, cwd=tmp_path / "elsewhere"):
+            until(lambda: look(endpoint)["admitted"] > 20)

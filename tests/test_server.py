@@ -207,9 +207,21 @@ async def test_strangers_on_this_machine_may_enrol_until_all_n_are_taken() -> No
     async with serve(sessions(n=2), ANY_PORT) as server:
         places = [await asyncio.to_thread(enrol, server.endpoint, "", False, 5.0) for _ in range(2)]
         assert [place.worker for place in places] == [0, 1]
-        assert (places[0].task, places[0].seed, places[0].n) == ("digits", 1, 2)
+        assert (places[0].task, places[0].split) == ("digits", "iid")
+        assert (places[0].seed, places[0].n) == (1, 2)
         with pytest.raises(Denied, match="all n=2 workers are taken"):
             await asyncio.to_thread(enrol, server.endpoint, "", False, 5.0)
+
+
+@on_both_loops
+async def test_who_leaves_at_once_says_goodbye_all_the_same() -> None:
+    async with serve(sessions(n=1), ANY_PORT) as server:
+        for _ in range(20):
+            place = await asyncio.to_thread(enrol, server.endpoint, "", False, 5.0)
+            client = Client(server.endpoint, "worker", token=place.token)
+            await asyncio.to_thread(client.__enter__)
+            client.close()
+            await until(lambda: server.sessions.presence(0, server.now) == "left")
 
 
 @on_both_loops

@@ -62,7 +62,7 @@ def test_a_worker_is_welcomed_with_the_terms_and_the_manifest() -> None:
     town = Town(n=4, d=3)
     news = town.join(worker=2).last(Welcomed)
     assert (news.terms.worker, news.terms.n, news.terms.seed) == (2, 4, 5)
-    assert (news.terms.task, news.anew) == ("digits", True)
+    assert (news.terms.task, news.terms.split, news.anew) == ("digits", "by_label", True)
     assert news.manifest == town.sessions.terms.manifest
 
 

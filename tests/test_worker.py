@@ -1,4 +1,4 @@
-"""The other side without its sockets: tasks, objectives, attacks, latencies, and who is who."""
+"""The other side without its sockets: objectives, attacks, latencies, and who is who."""
 
 import math
 from dataclasses import asdict
@@ -13,18 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from kardam.errors import KardamError, TaskError, UsageError
+from kardam.errors import TaskError, UsageError
 from kardam.messages import Declared, Vector
 from kardam.spec import build
 from tests.worlds import network
 from workers.attacks import ATTACKS, Attack, Knows
 from workers.crew import Member, attack_of, checked, crew, speeds_of, stragglers_of
 from workers.latency import LATENCIES
-from workers.objective import LocalObjective, Network
+from workers.objective import AT_ONCE, LocalObjective, Network
 from workers.outages import NEVER, Absences, Outages
 from workers.simulation import hire
 from workers.speeds import SPEEDS
-from workers.tasks import TASKS, Task, load_task, split
+from workers.tasks import Task, load_task
 
 G = np.array([1, -2, 3, 0.5], np.float32)
 
@@ -130,79 +130,22 @@ def test_a_loss_that_raises_is_a_task_error_with_its_words() -> None:
         ours.gradient(ours.x, *task.train)
 
 
-def test_a_model_without_parameters_is_a_task_error() -> None:
-    task = small_task()
-    with pytest.raises(TaskError, match="no parameter that requires a gradient"):
-        Network(Task(nn.Identity(), task.train, task.test))
-
-
-# --- tasks ---
-
-
-@pytest.mark.parametrize("name", sorted(TASKS))
-def test_the_seed_determines_a_task_and_its_first_model(name: str) -> None:
-    one, same, other = (Network(load_task(name, seed)) for seed in (1, 1, 2))
-    assert one.x.tobytes() == same.x.tobytes() != other.x.tobytes()
-    assert torch.equal(one.task.train[0], same.task.train[0])
-
-
-@pytest.mark.parametrize("name", sorted(TASKS))
-def test_no_example_is_in_both_parts_of_a_task(name: str) -> None:
-    task = load_task(name, 0)
-    train = {tuple(row) for row in task.train[0].flatten(1).tolist()}
-    test = [tuple(row) for row in task.test[0].flatten(1).tolist()]
-    assert sum(row in train for row in test) / len(test) < 0.01  # a few images occur twice
-
-
-def test_the_users_own_task_is_named_by_its_import_path() -> None:
-    task = load_task("tests.test_worker:small_task:hidden=7", seed=0)
-    assert Network(task).manifest.d == 5 * 7 + 7 + 7 * 2 + 2
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("digtis", "did you mean 'digits'"),
-        ("digits:hiden=3", "did you mean 'hidden'"),
-        ("tests.test_worker:raising_task", "raised OSError: no such data"),
-        ("tests.test_worker:no_task", "expected a workers.tasks.Task, got int"),
-        ("digits:batch=0", "expected batch >= 1, got 0"),
-    ],
-)
-def test_what_cannot_be_a_task_is_an_error_that_says_why(text: str, words: str) -> None:
-    with pytest.raises(KardamError, match=words):
-        load_task(text, 0)
-
-
-def test_what_is_no_data_is_a_task_error() -> None:
-    task, one = small_task(), torch.zeros(1)
-    with pytest.raises(TaskError, match="expected train to be a pair of tensors"):
-        Task(task.model, one, task.test)  # type: ignore[arg-type]
-    with pytest.raises(TaskError, match=r"as many test inputs as targets, .* got 1 and 30"):
-        Task(task.model, task.train, (one, task.train[1]))
-    with pytest.raises(TaskError, match=r"expected the model to be a torch.nn.Module, got int"):
-        Task(7, task.train, task.test)  # type: ignore[arg-type]
-
-
-@given(st.integers(1, 500), st.integers(1, 40), st.integers(0, 5))
-def test_a_split_gives_every_example_to_exactly_one_worker(
-    examples: int, n: int, seed: int
-) -> None:
-    if examples < n:
-        with pytest.raises(TaskError, match=f"{examples} training examples among {n} workers"):
-            split(examples, n, seed)
-        return
-    shares = split(examples, n, seed)
-    assert sorted(np.concatenate(shares).tolist()) == list(range(examples))
-    sizes = [len(share) for share in shares]
-    assert max(sizes) - min(sizes) <= 1
-
-
 def test_accuracy_is_the_share_of_largest_outputs_at_the_target() -> None:
     x, y = torch.eye(4), torch.tensor([0, 1, 2, 0])
     identity = nn.Linear(4, 4, bias=False)
     ours = Network(Task(identity, (x, torch.arange(4)), (x, y)))
     assert ours.evaluate(np.eye(4, dtype=np.float32).reshape(-1))[1] == 0.75
+
+
+def test_the_held_out_examples_pass_in_parts_and_count_alike() -> None:
+    x = torch.randn(2 * AT_ONCE + 7, 5, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    task = Task(nn.Linear(5, 2), (x, y), (x, y))
+    ours = Network(task)
+    outputs = task.model(x)
+    loss, accuracy = ours.evaluate(ours.x)
+    assert loss == pytest.approx(task.loss(outputs, y).item(), rel=1e-5)
+    assert accuracy == pytest.approx((outputs.argmax(1) == y).double().mean().item(), rel=1e-9)
 
 
 def test_regression_has_a_loss_and_no_accuracy() -> None:

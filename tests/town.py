@@ -67,6 +67,7 @@ class Town:
             seed=5,
             task="digits",
             quorum=self.quorum,
+            split="by_label",
         )
         self.sessions = Sessions(descent, Stats(self.n, recipe.f), self.tokens, terms, self.now)
 

@@ -7,6 +7,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
 import asyncio
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from kardam.errors import TaskError, UsageError
 from kardam.flags import (
     FromFile,
     bind_options,
+    chance_options,
     file_argument,
     json_option,
     options,
@@ -34,7 +36,7 @@ from kardam.live import Bar
 from kardam.messages import Enrolled
 from kardam.plan import Plan
 from kardam.server import Server
-from kardam.spec import is_import_path
+from kardam.spec import is_import_path, parse
 from kardam.view import Books
 from workers.crew import HONEST, Member, checked, crew
 from workers.swarm import EVALUATOR, Swarm, swarm
@@ -57,10 +59,7 @@ task_option = click.option(
     "--task",
     default="digits",
     show_default=True,
-    help="What is trained: digits, or your own package.module:attribute.",
-)
-seed_option = click.option(
-    "--seed", type=int, default=0, show_default=True, help="Everything that chance touches."
+    help="What is trained: digits, npz:path=..., synthetic:d=..., or your own package.module:attr.",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
 pace_options = options(
@@ -108,13 +107,12 @@ pace_options = options(
 @until_options
 @bind_options
 @record_options
-@seed_option
+@chance_options
 @quiet_option
 @json_option
 def run_command(
     experiment: Path | None,
     task: str,
-    seed: int,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -133,17 +131,17 @@ def run_command(
     """
     if all(choices[name] is None for name in ("updates", "arrivals", "seconds", "target")):
         choices["arrivals"] = click.get_current_context().params["arrivals"] = DEFAULT_ARRIVALS
-    plan = plan_of(choices, seed)
-    members = crew(n=plan.recipe.n, seed=seed, **choices)
+    plan = plan_of(choices, task)
+    members = crew(n=plan.recipe.n, seed=plan.seed, **choices)
     if dry_run:
         print_experiment(plan)
-    finish(uvloop.run(_run(plan, members, task, quiet)), as_json)
+    finish(uvloop.run(_run(plan, members, quiet)), as_json)
 
 
-async def _run(plan: Plan, members: list[Member], task: str, quiet: bool) -> daemon.Outcome:
-    async with swarm(task, plan.seed) as hands:
+async def _run(plan: Plan, members: list[Member], quiet: bool) -> daemon.Outcome:
+    async with swarm(plan.task, plan.split, plan.recipe.n, plan.seed) as hands:
         manifest, x = await hands.opening()
-        async with daemon.running(plan, manifest, x, task) as run:
+        async with daemon.running(plan, manifest, x) as run:
             server = run.server
             tokens = server.sessions.tokens
             hands.evaluate(server.endpoint, tokens.evaluator, EVALUATE_EVERY, PATIENCE)
@@ -195,19 +193,20 @@ def _with_deaths(books: Books, hands: Swarm) -> Books:
 
 @cli.command("serve", cls=FromFile)
 @click.argument("model", type=click.Path(path_type=Path), required=False)
-@click.option("--task", help="What is trained, in place of MODEL: digits, or package.module:attr.")
+@click.option("--task", help="What is trained, in place of MODEL: as for run.")
 @recipe_options
 @until_options
 @bind_options
 @record_options
-@seed_option
+@chance_options
 @json_option
 def serve_command(
-    model: Path | None, task: str | None, seed: int, dry_run: bool, as_json: bool, **choices: Any
+    model: Path | None, task: str | None, dry_run: bool, as_json: bool, **choices: Any
 ) -> None:
     """Serve a model until Ctrl-C: MODEL, a safetensors file, or the first model of --task.
 
-    With --task, held-out loss and accuracy are reported, and workers need no --task of their own.
+    With --task, held-out loss and accuracy are reported, and workers need no --task of their own,
+    unless it is yours: code, or a file.
 
     \b
     Examples: a new server; one that goes on where it was, whatever ended it
@@ -216,17 +215,16 @@ def serve_command(
     """
     if (model is None) == (task is None):
         raise UsageError("expected a MODEL file or --task, and not both")
-    plan = plan_of(choices, seed)
+    plan = plan_of(choices, task or "")
     if dry_run:
         print_experiment(plan)
-    served = serve_model(model, plan) if model is not None else _serve_task(str(task), plan)
-    finish(uvloop.run(served), as_json)
+    finish(uvloop.run(serve_model(model, plan) if model else _serve_task(plan)), as_json)
 
 
-async def _serve_task(task: str, plan: Plan) -> daemon.Outcome:
-    async with swarm(task, plan.seed) as hands:
+async def _serve_task(plan: Plan) -> daemon.Outcome:
+    async with swarm(plan.task, plan.split, plan.recipe.n, plan.seed) as hands:
         manifest, x = await hands.opening()
-        async with daemon.running(plan, manifest, x, task) as run:
+        async with daemon.running(plan, manifest, x) as run:
             server = run.server
             evaluator = server.sessions.tokens.evaluator
             hands.evaluate(server.endpoint, evaluator, EVALUATE_EVERY, PATIENCE)
@@ -252,6 +250,7 @@ async def _serve_task(task: str, plan: Plan) -> daemon.Outcome:
     " outages, and of each.",
 )
 @click.option("--task", help="What is trained. [default: what the server says]")
+@click.option("--split", help="Who holds which data. [default: what the server says]")
 @click.option(
     "--patience",
     type=float,
@@ -260,7 +259,13 @@ async def _serve_task(task: str, plan: Plan) -> daemon.Outcome:
     help="Seconds of silence borne.",
 )
 def work_command(
-    endpoint: str, count: int, straggler: float, task: str | None, patience: float, **choices: Any
+    endpoint: str,
+    count: int,
+    straggler: float,
+    task: str | None,
+    split: str | None,
+    patience: float,
+    **choices: Any,
 ) -> None:
     """Join the server at ENDPOINT with one or more workers: honest, slow or lying.
 
@@ -275,10 +280,17 @@ def work_command(
         raise UsageError(f"--straggler: expected a factor of at least 1, got {straggler}")
     (kind,) = checked([Member(0, factor=straggler, straggler=straggler > 1, **choices)])
     reach(check_endpoint(endpoint), seconds=3.0)
-    sys.exit(uvloop.run(_work(endpoint, count, kind, task, patience)))
+    sys.exit(uvloop.run(_work(endpoint, count, kind, task, split, patience)))
 
 
-async def _work(endpoint: str, count: int, kind: Member, task: str | None, patience: float) -> int:
+async def _work(
+    endpoint: str,
+    count: int,
+    kind: Member,
+    task: str | None,
+    split: str | None,
+    patience: float,
+) -> int:
     """The exit code."""
     places: list[Enrolled] = []
     try:
@@ -286,7 +298,9 @@ async def _work(endpoint: str, count: int, kind: Member, task: str | None, patie
         for _ in range(count):
             places.append(enrol(endpoint, kind.label, kind.byzantine, PATIENCE))
         with daemon.interrupts() as asked:
-            async with swarm(_agreed(task, places[0].task), places[0].seed) as hands:
+            terms = places[0]
+            task, split = _agreed("task", task, terms.task), _agreed("split", split, terms.split)
+            async with swarm(task, split, terms.n, terms.seed) as hands:
                 await hands.opening()
                 while places:
                     place = places.pop()
@@ -304,16 +318,25 @@ async def _work(endpoint: str, count: int, kind: Member, task: str | None, patie
                 pass
 
 
-def _agreed(ours: str | None, theirs: str) -> str:
-    """The task to build. A server may name one of kardam's own, but nothing else to be imported."""
-    if ours is None and not theirs:
-        raise UsageError("the server names no task: give --task")
-    if ours is None and is_import_path(theirs):
+def _agreed(knob: str, ours: str | None, theirs: str) -> str:
+    """The task or split to build. A server may name what is kardam's own, but nothing to be
+    imported, and no file to be read, where its owner did not name it himself.
+    """
+    if ours is not None:
+        return ours
+    if not theirs:
+        raise UsageError(f"the server names no {knob}: give --{knob}")
+    if is_import_path(theirs):
         raise UsageError(
-            f"the server trains {theirs!r}, which is not kardam's own: to import it here, say"
-            f" --task {theirs}"
+            f"the server's {knob} is {theirs!r}, which is not kardam's own: to import it here, say"
+            f" --{knob} {theirs}"
         )
-    return ours if ours is not None else theirs
+    if "path" in parse(theirs, f"the server's {knob}").args:
+        raise UsageError(
+            f"the server's {knob} is {theirs!r}: to read such a file of yours, say"
+            f" --{knob} {shlex.quote(theirs)}, with its path here"
+        )
+    return theirs
 
 
 def main() -> NoReturn:

@@ -1,4 +1,5 @@
-"""A process that imports torch once, loads the task once, and forks a child for every worker.
+"""A process that imports torch once, loads and splits the task once, and forks a child for every
+worker.
 
 Twenty workers start in the time of one. It is spoken to in lines of JSON: orders in, events out.
 When its orders end, so do its children; when its parent dies, they die. Never in here: what a child
@@ -23,7 +24,7 @@ from kardam.errors import KardamError
 from workers.crew import Member
 from workers.objective import Network
 from workers.process import evaluate, work
-from workers.tasks import load_task
+from workers.tasks import Shares, load_task, shares
 
 # Seconds that children have between SIGTERM and SIGKILL.
 TERM_SECONDS = 2.0
@@ -41,8 +42,9 @@ class Child:
 class Nursery:
     """The children, by the pipe that each holds open as long as it lives."""
 
-    def __init__(self, network: Network, events: BinaryIO, lifeline: int) -> None:
+    def __init__(self, network: Network, shares: Shares, events: BinaryIO, lifeline: int) -> None:
         self._network = network
+        self._shares = shares
         self._events = events
         self._lifeline = lifeline
         self._children: dict[int, Child] = {}
@@ -84,7 +86,8 @@ class Nursery:
             threading.Thread(target=_follow, args=(self._lifeline,), daemon=True).start()
             match order:
                 case {"order": "work", "member": member, "name": _, **rest}:
-                    work(member=Member(**member), network=self._network, **rest)
+                    who = Member(**member)
+                    work(member=who, network=self._network, shares=self._shares, **rest)
                 case {"order": "evaluate", "name": _, **rest}:
                     evaluate(network=self._network, **rest)
                 case _:
@@ -144,7 +147,9 @@ def _follow(lifeline: int) -> None:
 
 
 def main() -> None:
-    """Arguments: the lifeline, and {task, seed}. Tell the first model, then follow orders."""
+    """Arguments: the lifeline, and {task, split, n, seed}. Tell the first model, then follow
+    orders.
+    """
     # What a task prints is the user's; our own words have a descriptor of their own.
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -153,7 +158,9 @@ def main() -> None:
     lifeline = int(sys.argv[1])
     request = json.loads(sys.argv[2])
     try:
-        network = Network(load_task(request["task"], request["seed"]))
+        task = load_task(request["task"], request["seed"])
+        held = shares(task, request["n"], request["seed"], request["split"])
+        network = Network(task)
     except KardamError as error:
         tell(events, event="failed", code=error.code, words=str(error))
         sys.exit(error.code)
@@ -161,5 +168,5 @@ def main() -> None:
     tell(events, event="ready", manifest=network.manifest.tensors, nbytes=x.nbytes)
     events.write(x.data.cast("B"))
     events.flush()
-    Nursery(network, events, lifeline).run()
+    Nursery(network, held, events, lifeline).run()
     os._exit(0)  # nothing is left to clean up, and a closed pipe is no news

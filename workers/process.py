@@ -15,11 +15,14 @@ from kardam.errors import TaskError
 from kardam.messages import Manifest
 from workers.crew import Member
 from workers.objective import LocalObjective, Network
-from workers.tasks import split
+from workers.tasks import Shares
 
 
-def work(endpoint: str, token: str, member: Member, network: Network, patience: float) -> None:
-    """Be this member until the server ends the run; `patience` as for Client.
+def work(
+    endpoint: str, token: str, member: Member, network: Network, shares: Shares, patience: float
+) -> None:
+    """Be this member, of all workers' `shares` with its own, until the server ends the run;
+    `patience` as for Client.
 
     Raises what Client raises, and TaskError where the task is not the server's, or fails.
     """
@@ -37,8 +40,7 @@ def work(endpoint: str, token: str, member: Member, network: Network, patience: 
         _agree(network.manifest, client.manifest)
         seed, index = client.terms.seed, client.terms.worker
         torch.manual_seed(hash((seed, index)))  # dropout draws from no other source
-        share = split(len(network.task.train[1]), client.terms.n, seed)[index]
-        worker = member.worker(LocalObjective(network, share), seed)
+        worker = member.worker(LocalObjective(network, shares[index]), seed)
         epoch = client.epoch
         start = time.monotonic()
         while True:

@@ -12,16 +12,16 @@ from kardam.descent import Descent
 from kardam.messages import Verdict
 from workers.crew import Member
 from workers.objective import LocalObjective, Network
-from workers.tasks import split
+from workers.tasks import shares
 from workers.worker import Answer, Worker
 
 
-def hire(members: Sequence[Member], network: Network, seed: int) -> list[Worker]:
+def hire(
+    members: Sequence[Member], network: Network, seed: int, split: str = "iid"
+) -> list[Worker]:
     """The members in flesh, each with his share of the task's data; they share one network."""
-    shares = split(len(network.task.train[1]), len(members), seed)
-    return [
-        member.worker(LocalObjective(network, shares[member.index]), seed) for member in members
-    ]
+    held = shares(network.task, len(members), seed, split)
+    return [member.worker(LocalObjective(network, held[member.index]), seed) for member in members]
 
 
 def simulate(descent: Descent, workers: Sequence[Worker]) -> Iterator[tuple[float, Verdict]]:

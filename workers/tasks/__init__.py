@@ -6,46 +6,49 @@ Adding one is a file beside this and a line in the table; a user's own is named 
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from kardam.errors import TaskError, UsageError
 from kardam.spec import build
 from workers.tasks.digits import digits
+from workers.tasks.npz import npz
+from workers.tasks.splits import SPLITS, Shares, deal
+from workers.tasks.synthetic import synthetic
 from workers.tasks.task import Task
+from workers.tasks.trial import try_out
 
-__all__ = ["TASKS", "Task", "load_task", "split"]
+__all__ = ["SPLITS", "TASKS", "Shares", "Task", "load_task", "shares"]
 
-TASKS: Mapping[str, Callable[..., Task]] = {"digits": digits}
+TASKS: Mapping[str, Callable[..., Task]] = {
+    "digits": digits,
+    "npz": npz,
+    "synthetic": synthetic,
+}
 
 
 def load_task(text: str, seed: int) -> Task:
-    """The task that `--task` names; its first weights are the seed's.
+    """The task that `--task` names, tried on a few examples; its first weights are the seed's.
 
-    Raises UsageError for what the name says, TaskError for what building it raises.
+    Raises UsageError for what the name says, TaskError for what building or trying it raises.
     """
     # Modules draw their first weights from torch's one global generator; there is no other way in.
     torch.manual_seed(seed)  # noqa: TID251
     try:
         task = build(text, TASKS, "--task", seed=seed)
-    except (UsageError, TaskError):
+        if not isinstance(task, Task):
+            raise TaskError(f"expected a workers.tasks.Task, got {type(task).__name__}")
+        try_out(task)
+    except UsageError:
         raise
+    except TaskError as error:
+        raise TaskError(f"--task {text!r}: {error}") from error
     except Exception as error:
         raise TaskError(f"--task {text!r} raised {type(error).__name__}: {error}") from error
-    if not isinstance(task, Task):
-        raise TaskError(
-            f"--task {text!r}: expected a workers.tasks.Task, got {type(task).__name__}"
-        )
     return task
 
 
-def split(examples: int, n: int, seed: int) -> list[NDArray[np.int64]]:
-    """Which training examples each of n workers holds: shuffled by the seed, in n equal parts, give
-    or take one.
+def shares(task: Task, n: int, seed: int, split: str = "iid") -> Shares:
+    """Which training examples each of n workers holds, as `--split` says. Raises what `deal`
+    raises.
     """
-    if examples < n:
-        raise TaskError(
-            f"{examples} training examples among {n} workers: expected one each at least"
-        )
-    return np.array_split(np.random.default_rng([seed, 0x5911]).permutation(examples), n)
+    return deal(split, task.train[1].numpy(), n, seed)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from kardam.errors import TaskError
@@ -28,6 +29,8 @@ class Task:
             raise TaskError(
                 f"expected the model to be a torch.nn.Module, got {type(self.model).__name__}"
             )
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise TaskError("the model has no parameter that requires a gradient")
         for name in ("train", "test"):
             _check_pair(name, getattr(self, name))
         if not self.batch >= 1:
@@ -45,6 +48,8 @@ class Task:
 def _check_pair(name: str, pair: object) -> None:
     match pair:
         case (Tensor() as inputs, Tensor() as targets):
+            if inputs.dim() == 0 or targets.dim() == 0:
+                raise TaskError(f"expected {name} tensors with examples along the first axis")
             if len(inputs) != len(targets) or len(inputs) == 0:
                 raise TaskError(
                     f"expected as many {name} inputs as targets, and at least one,"
@@ -52,3 +57,14 @@ def _check_pair(name: str, pair: object) -> None:
                 )
         case _:
             raise TaskError(f"expected {name} to be a pair of tensors (inputs, targets)")
+    for what, tensor in (("inputs", inputs), ("targets", targets)):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise TaskError(
+                f"expected {name} {what} of torch.float32, got {tensor.dtype}: convert with"
+                " .float()"
+            )
+    if not targets.is_floating_point() and targets.dtype != torch.int64:
+        raise TaskError(
+            f"expected integer {name} targets of torch.int64, got {targets.dtype}: convert with"
+            " .long()"
+        )
