@@ -77,6 +77,15 @@ class Descent(Stateful):
         """Whether this worker has fewer than two models to answer."""
         return len(self._lent[worker]) < LOANS_MAX
 
+    def due(self, worker: WorkerId) -> bool:
+        """Whether his answer to the current model would be of use. In rounds, who has given one or
+        is about to is better left waiting.
+        """
+        if not self.gathering.rounds:
+            return True
+        lent = any(loan.model is self.model for loan in self._lent[worker])
+        return not lent and self.gathering.refuse(worker, staleness=0) is None
+
     def lend(self, worker: WorkerId) -> HandOut:
         """Hand out the current model; requires `may_lend`."""
         if not self.may_lend(worker):

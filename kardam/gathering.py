@@ -17,6 +17,9 @@ from kardam.state import State, Stateful
 class Gathering(Stateful):
     """Collects weighted gradients until they make an update; then begins anew."""
 
+    # Whether a second answer of a worker to one model is of no use, so that he may as well wait.
+    rounds = False
+
     def refuse(self, worker: WorkerId, staleness: int) -> Refusal | None:
         """Why an answer has no place in the update that is being gathered; None where it has."""
         return None
@@ -93,11 +96,10 @@ class Buffered(Gathering):
 
 class Synchronous(Buffered):
     """A buffer for answers to the newest model only; others are refused as `late`. So an update is
-    a round, and the round waits for its slowest member: the baseline.
-
-    Models are still lent to who asks, so a worker that has answered computes on the same model
-    again, and is refused: a round costs arrivals that it would not cost on a server that waits.
+    a round; who has answered waits for the next, and all for the (n-f)-th: the baseline.
     """
+
+    rounds = True
 
     def refuse(self, worker: WorkerId, staleness: int) -> Refusal | None:
         if staleness > 0:

@@ -196,14 +196,16 @@ class Sessions:
     def judged(self, verdict: Verdict, now: float) -> list[Effect]:
         """A gradient was judged: book it, and tell the worker only yes, or the rule's name."""
         self.stats.record(verdict, now)
+        effects: list[Effect] = []
         session = self._workers.get(verdict.worker)
-        if session is None:
-            return self._grant(now)
-        # One message saves the question, and the waiting, where the gradient is one message itself.
-        small = self._nbytes <= CHUNK_BYTES and not self.draining
-        credit = small and self._reserve(session, self._budget // 2)
-        told = Judged(verdict.ticket, verdict.admitted, verdict.rule, verdict.updates, credit)
-        return [Send(session.peer, told), *self._grant(now)]
+        if session is not None:
+            # One message saves the question, and the waiting, where the gradient is one itself.
+            small = self._nbytes <= CHUNK_BYTES and not self.draining
+            credit = small and self._reserve(session, self._budget // 2)
+            told = Judged(verdict.ticket, verdict.admitted, verdict.rule, verdict.updates, credit)
+            effects.append(Send(session.peer, told))
+        # In rounds, others may have waited for the update that this one made.
+        return effects + self._grant(now) + self._serve_waiting(now)
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: some are gone, some uploads are late."""
@@ -326,10 +328,10 @@ class Sessions:
         if len(self._workers) < self.terms.quorum:
             return []
         effects: list[Effect] = []
-        for worker, pull in self._waiting.items():
+        for worker in [worker for worker in self._waiting if self.descent.due(worker)]:
+            pull = self._waiting.pop(worker)
             loan = self.descent.lend(worker)
             effects += self._model(self._workers[worker].peer, loan.ticket, pull.have, now)
-        self._waiting.clear()
         return effects
 
     def _model(self, peer: Peer, ticket: int, have: int, now: float) -> list[Effect]:

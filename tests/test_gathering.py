@@ -15,7 +15,9 @@ from kardam.gathering import GATHERINGS, Buffered, OnArrival, Synchronous
 from kardam.messages import Gradient, Vector
 from kardam.recipe import Recipe
 from tests.strategies import vectors
-from tests.worlds import World, world
+from tests.worlds import World, network, world
+from workers.crew import crew
+from workers.simulation import hire, simulate
 
 D = 3
 
@@ -107,9 +109,14 @@ def test_in_a_round_what_comes_late_or_twice_is_refused_and_moves_nothing() -> N
     assert ours.model.version == 1
     verdict = ours.receive(Gradient(3, slow.ticket, one(1)))
     assert (verdict.admitted, verdict.rule, verdict.value) == (False, "late", 1)
-    first, again = ours.lend(0), ours.lend(0)
+    assert ours.due(0)
+    first = ours.lend(0)
+    assert not ours.due(0)
+    again = ours.lend(0)
     assert ours.receive(Gradient(0, first.ticket, one(1))).admitted
     assert ours.receive(Gradient(0, again.ticket, one(1))).rule == "twice"
+    assert not ours.due(0)
+    assert ours.due(1)
     assert ours.model.version == 1
 
 
@@ -181,3 +188,21 @@ def test_a_robust_rule_over_a_buffer_learns_among_liars(aggregator: str, least: 
 
 def test_the_average_over_a_buffer_falls_to_chance_among_liars() -> None:
     assert run("average").accuracy < 0.2
+
+
+def test_rounds_cost_one_arrival_a_worker_and_take_as_long_as_their_slowest_member() -> None:
+    # Two stragglers of ten, and f = 2: no round waits for them, and they are always late.
+    who: dict[str, Any] = {"stragglers": "2:factor=4", "latency": "constant:seconds=1"}
+    recipe = {"preset": "none", "f": 2, "gather": "synchronous", "aggregator": "median"}
+    ours = world(820, recipe=recipe, **who)
+    assert ours.descent.model.version == 96
+    assert ours.reasons.keys() == {"late"}
+    slow = {member.index for member in ours.members if member.factor > 1}
+    assert {v.worker for v in ours.verdicts if not v.admitted} == slow
+
+
+def test_a_simulated_round_that_can_not_be_completed_ends_the_run() -> None:
+    members = crew(n=4)
+    descent = Recipe.of(n=4, f=1, preset="none", gather="synchronous").descent(network().x)
+    run = list(simulate(descent, hire(members, network(), 0)[:2]))
+    assert [verdict.admitted for _, verdict in run] == [True, True]

@@ -441,6 +441,17 @@ def test_a_run_that_loses_its_quorum_waits_and_goes_on_when_it_is_back() -> None
     assert workers[0].heard(Lease) == 1
 
 
+def test_in_rounds_who_has_answered_waits_for_the_update() -> None:
+    town = Town(n=4, gather="synchronous")
+    workers = town.everybody()
+    for worker in workers[:2]:
+        town.answer(worker, ONE)
+        assert town.pull(worker) is None
+    town.answer(workers[2], ONE)
+    assert [worker.last(Lease).model.version for worker in workers[:2]] == [1, 1]
+    assert [lease(town, worker).model.version for worker in workers[2:]] == [1, 1]
+
+
 # --- lines that break, servers that restart ---
 
 

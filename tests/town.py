@@ -45,11 +45,19 @@ class Host:
 class Town:
     """One server, its workers, and the clock. `d` numbers; `quorum` of them must be there."""
 
-    def __init__(self, n: int = 4, d: int = 3, quorum: int = 1, preset: str = "none") -> None:
+    def __init__(
+        self,
+        n: int = 4,
+        d: int = 3,
+        quorum: int = 1,
+        preset: str = "none",
+        gather: str = "arrival",
+    ) -> None:
         self.n, self.d = n, d
         self.now = 0.0
         self.quorum = quorum
         self.preset = preset
+        self.gather = gather
         self.secrets = count()
         self.peers = count()
         self.tokens = Tokens(n, lambda: f"secret {next(self.secrets)}")
@@ -59,7 +67,7 @@ class Town:
 
     def restart(self) -> None:
         """A new server in the place of the old, which remembers nobody but by token."""
-        recipe = Recipe.of(n=self.n, preset=self.preset)
+        recipe = Recipe.of(n=self.n, preset=self.preset, gather=self.gather)
         descent = recipe.descent(np.zeros(self.d, np.float32))
         terms = Terms(
             manifest=Manifest((("x", (self.d,)),)),

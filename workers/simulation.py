@@ -26,11 +26,11 @@ def hire(
 
 def simulate(descent: Descent, workers: Sequence[Worker]) -> Iterator[tuple[float, Verdict]]:
     """Every verdict, with the virtual second it falls in; for ever, so the caller says when it is
-    enough.
+    enough (or until nobody is due, which takes fewer than n - f workers and a round).
 
     Each worker pulls, computes and pushes without pause, but for its outages, in which its work
-    stands still. Of two answers that arrive at one instant,
-    the one that was begun first comes first.
+    stands still, and unless a round has its answer already. Of two answers that arrive at one
+    instant, the one that was begun first comes first.
     """
     arrivals: list[tuple[float, int, Worker, Answer]] = []
     begun = itertools.count()
@@ -42,9 +42,14 @@ def simulate(descent: Descent, workers: Sequence[Worker]) -> Iterator[tuple[floa
         arrives = now + sum(there + away for there, away in worker.stretches(now, owed))
         heapq.heappush(arrivals, (arrives, next(begun), worker, answer))
 
-    for worker in workers:
-        begin(worker, 0.0)
+    now, idle = 0.0, list(workers)
     while True:
+        due = [worker for worker in idle if descent.due(worker.index)]
+        idle = [worker for worker in idle if worker not in due]
+        for worker in due:
+            begin(worker, now)
+        if not arrivals:
+            return
         now, _, worker, answer = heapq.heappop(arrivals)
         yield now, descent.receive(answer.gradient)
-        begin(worker, now)
+        idle.append(worker)
