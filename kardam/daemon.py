@@ -65,9 +65,14 @@ class Ending:
     why: str
     code: int = 0
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether somebody asked for it; the run may go on another time."""
+        return self.code >= 128
+
     def as_wished(self) -> Self:
         """For a server without a goal: to be asked to end is the end that it waits for."""
-        return replace(self, code=0) if self.code >= 128 else self
+        return replace(self, code=0) if self.interrupted else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,7 @@ class Run:
                 async with asyncio.timeout(LOOK):
                     await self._wake.wait()
             self._wake.clear()
-        await self.server.drain()
+        await self.server.drain(over=not ending.interrupted)
         await self.scribe.end(self.server.now)
         return ending
 

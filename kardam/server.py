@@ -149,9 +149,11 @@ class Server:
         """How the run stands, and every worker's row."""
         return self.sessions.books(self.now)
 
-    async def drain(self) -> None:
-        """Lend nothing more, and wait for uploads under way, DRAIN_SECONDS at most."""
-        self.sessions.drain()
+    async def drain(self, over: bool = True) -> None:
+        """Lend nothing more, and wait for uploads under way, DRAIN_SECONDS at most. `over`: the run
+        ends with this server.
+        """
+        self.sessions.drain(over)
         self._do([])
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):

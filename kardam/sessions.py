@@ -137,6 +137,8 @@ class Sessions:
         self.tokens = tokens
         self.terms = terms
         self.draining = False
+        # Whether the run ends with this server; else workers are to look for the next one.
+        self._over = True
         self._sessions: dict[Peer, Session] = {}
         self._workers: dict[WorkerId, Session] = {}
         # Why a worker that has no session has none, and since when. Whoever has a token already
@@ -218,9 +220,11 @@ class Sessions:
                 effects += self._abort(session, upload, "late", now)
         return effects + self._grant(now) + self._serve_waiting(now)
 
-    def drain(self) -> None:
-        """Lend no more models and begin no more uploads; those under way may finish."""
-        self.draining = True
+    def drain(self, over: bool = True) -> None:
+        """Lend no more models and begin no more uploads; those under way may finish. Unless it is
+        `over`, the run will go on, and workers are not to leave.
+        """
+        self.draining, self._over = True, over
         self._waiting.clear()
 
     @property
@@ -228,8 +232,12 @@ class Sessions:
         return self.draining and not any(s.upload for s in self._workers.values())
 
     def halt(self, reason: str) -> list[Effect]:
-        """Tell everybody that it is over."""
-        return [Send(peer, Halt(reason)) for peer in self._sessions]
+        """Tell everybody that it is over; workers only if the run is."""
+        return [
+            Send(session.peer, Halt(reason))
+            for session in self._sessions.values()
+            if self._over or session.role != "worker"
+        ]
 
     # --- coming and going ---
 
@@ -239,7 +247,7 @@ class Sessions:
             return [Send(peer, Denied(f"this token is no {hello.role}'s here", final=True))]
         if self.draining and identity.role == "worker":
             # It was away when the others were told.
-            return [Send(peer, Halt("the run is over"))]
+            return [Send(peer, Halt("the run is over"))] if self._over else []
         if self.draining:
             return [Send(peer, Denied("the server is ending", final=True))]
         effects: list[Effect] = []

@@ -1,6 +1,10 @@
 """What the README shows is what is there: its examples run, and its tables name everything."""
 
+import json
 import re
+import signal
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
 from kardam.recipe import PRESETS
 from tests.test_house import MODULES
-from tests.test_run import kardam
+from tests.test_run import finished, kardam, lines, look, ran, started, until
 from workers.attacks import ATTACKS
 from workers.latency import LATENCIES
 from workers.speeds import SPEEDS
@@ -38,6 +42,56 @@ def test_the_example_of_ones_own_model_works_when_pasted(tmp_path: Path) -> None
     code, books, err = kardam(*words, "--json", "--quiet", "--seed", "0", cwd=tmp_path)
     assert code == 0, err
     assert books["accuracy"] > 0.9
+
+
+def words_of(line: str, port: int) -> list[str]:
+    """A pasted line, at another port; the program's name left out."""
+    program, *words = line.replace("5555", str(port)).split()
+    assert program == "kardam"
+    return words
+
+
+@pytest.mark.slow
+def test_the_lines_to_live_with_a_server_work_when_pasted(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (serve,) = block("live: serve").splitlines()
+    (watch,) = block("live: watch").splitlines()
+    with ExitStack() as shells:
+        server = shells.enter_context(started(*words_of(serve, port), cwd=tmp_path))
+        lines(server, "kardam work")
+        for line in block("live: inject").splitlines():
+            lines(shells.enter_context(started(*words_of(line, port), cwd=tmp_path)), "at work")
+        with started(*words_of(watch, port), cwd=tmp_path) as watching:
+            assert watching.stdout is not None
+            seen = iter(watching.stdout.readline, "")
+            next(line for line in seen if "running" in line)
+            server.send_signal(signal.SIGINT)
+            assert watching.wait(timeout=60) == 0
+        code, _, err = finished(server)
+        kept = re.search(r"kept:  (runs/mine/checkpoints/(\d+)); to go on: --resume runs/mine", err)
+        assert code == 0, err
+        assert kept is not None, err
+        assert (tmp_path / kept[1] / "model.safetensors").is_file()
+        again = shells.enter_context(started(*words_of(serve, port), cwd=tmp_path))
+        assert lines(again, r"goes on from .*/(\d+)")[1] == kept[2]
+        endpoint = f"tcp://127.0.0.1:{port}"
+        until(lambda: look(endpoint)["updates"] > int(kept[2]))
+
+
+@pytest.mark.slow
+def test_the_lines_of_experiments_as_files_work_when_pasted(tmp_path: Path) -> None:
+    dry, run, resume = block("live: experiment").splitlines()
+    command, _, path = dry.partition(" > ")
+    code, out, err = ran(*words_of(command, 0), cwd=tmp_path)
+    assert code == 0, err
+    (tmp_path / path).write_text(out)
+    for line, goal in ((run, 1000), (resume, 1500)):
+        code, _, err = ran(*words_of(line, 0), cwd=tmp_path)
+        assert code == 0, err
+        summary = json.loads((tmp_path / "runs" / "skewed" / "summary.json").read_text())
+        assert summary["delivered"] >= goal
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,13 @@ def kardam(*words: str, cwd: Path | None = None) -> tuple[int, Any, str]:
         return finished(process)
 
 
+def ran(*words: str, cwd: Path | None = None) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `kardam` with these words."""
+    with started(*words, cwd=cwd) as process:
+        out, err = process.communicate(timeout=SECONDS)
+        return process.returncode, out, err
+
+
 def lines(process: subprocess.Popen[str], wanted: str) -> re.Match[str]:
     """Read standard error until a line matches."""
     assert process.stderr is not None

@@ -557,6 +557,21 @@ def test_draining_lends_nothing_and_lets_uploads_finish() -> None:
     assert town.sessions.descent.model.version == 1
 
 
+def test_where_the_run_will_go_on_workers_are_not_sent_away_and_watchers_are() -> None:
+    town = Town(n=2)
+    worker, operator = town.join(worker=0), town.join("operator")
+    town.sessions.drain(over=False)
+    told = [e.peer for e in town.sessions.halt("later") if isinstance(e, Send)]
+    assert told == [operator.peer]
+    late = town.join(worker=1)
+    assert late.told == []
+    town.restart()
+    town.reconnect(worker)
+    town.reconnect(late)
+    assert worker.last(Welcomed).anew
+    assert late.heard(Welcomed) == 1
+
+
 def test_what_comes_after_the_end_moves_nothing() -> None:
     town = Town()
     worker = town.join()
