@@ -19,6 +19,8 @@ workers.simulation  workers.process
 workers.crew  workers.objective
 workers.worker  workers.tasks
 workers.attacks  workers.latency  workers.tasks.digits
+workers.attacks.vectors  workers.attacks.stale  workers.attacks.timing  workers.attacks.collusion
+workers.attacks.attack  workers.board
 workers.tasks.task
 workers
 kardam.__main__

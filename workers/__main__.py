@@ -40,7 +40,7 @@ from kardam.recipe import Recipe
 from kardam.server import Server
 from kardam.spec import is_import_path
 from kardam.view import Books
-from workers.crew import HONEST, Member, checked, crew
+from workers.crew import HONEST, Member, checked, crew, liars_among
 from workers.swarm import EVALUATOR, Swarm, swarm
 
 # A run that is not told when it is enough takes some twenty seconds.
@@ -126,7 +126,10 @@ class Shown:
 @recipe_options
 @click.option("--byzantine", type=int, default=0, show_default=True, help="How many really lie.")
 @click.option(
-    "--attack", default="sign_flip:scale=10", show_default=True, help="What those that lie do."
+    "--attack",
+    default="sign_flip:scale=10",
+    show_default=True,
+    help="What those that lie do; joined with +: sign_flip:scale=10+flood:rho=10.",
 )
 @click.option("--stragglers", default="", help="How many are slow, and how slow: 2:factor=10.")
 @pace_options
@@ -160,7 +163,7 @@ async def _run(
     until: daemon.Until,
     quiet: bool,
 ) -> tuple[daemon.Ending, Books]:
-    async with swarm(task, seed) as hands:
+    async with swarm(task, recipe.n, seed, liars_among(members)) as hands:
         manifest, x = await hands.opening()
         sessions = daemon.house(recipe, x, manifest, seed=seed, task=task)
         async with daemon.running(sessions, bind, until) as run:
@@ -242,7 +245,7 @@ def serve_command(
 async def _serve_task(
     task: str, recipe: Recipe, bind: str, until: daemon.Until, seed: int
 ) -> tuple[daemon.Ending, Books]:
-    async with swarm(task, seed) as hands:
+    async with swarm(task, recipe.n, seed) as hands:
         manifest, x = await hands.opening()
         sessions = daemon.house(recipe, x, manifest, seed=seed, task=task)
         async with daemon.running(sessions, bind, until) as run:
@@ -293,7 +296,9 @@ async def _work(endpoint: str, count: int, kind: Member, task: str | None, patie
         for _ in range(count):
             places.append(enrol(endpoint, kind.label, kind.byzantine, PATIENCE))
         with daemon.interrupts() as asked:
-            async with swarm(_agreed(task, places[0].task), places[0].seed) as hands:
+            terms = places[0]
+            liars = count if kind.byzantine else 0
+            async with swarm(_agreed(task, terms.task), terms.n, terms.seed, liars) as hands:
                 await hands.opening()
                 while places:
                     place = places.pop()

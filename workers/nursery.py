@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 import torch
 
 from kardam.errors import KardamError
+from workers.board import Board, shared
 from workers.crew import Member
 from workers.objective import Network
 from workers.process import evaluate, work
@@ -41,8 +42,12 @@ class Child:
 class Nursery:
     """The children, by the pipe that each holds open as long as it lives."""
 
-    def __init__(self, network: Network, events: BinaryIO, lifeline: int) -> None:
+    def __init__(
+        self, network: Network, boards: list[Board], events: BinaryIO, lifeline: int
+    ) -> None:
         self._network = network
+        # The liars' places at their board, as far as they are free.
+        self._boards = boards
         self._events = events
         self._lifeline = lifeline
         self._children: dict[int, Child] = {}
@@ -65,15 +70,17 @@ class Nursery:
 
     def _fork(self, order: dict[str, Any]) -> None:
         hear, speak = os.pipe()
+        lies = order["order"] == "work" and Member(**order["member"]).byzantine
+        board = self._boards.pop() if lies else None
         pid = os.fork()
         if pid == 0:
-            self._become(order, speak)
+            self._become(order, board, speak)
         os.close(speak)
         self._children[hear] = Child(order["name"], pid)
         self._selector.register(hear, selectors.EVENT_READ)
         tell(self._events, event="started", name=order["name"], pid=pid)
 
-    def _become(self, order: dict[str, Any], speak: int) -> NoReturn:
+    def _become(self, order: dict[str, Any], board: Board | None, speak: int) -> NoReturn:
         """In the child: do as ordered, leave last words, and never return."""
         code, words = 1, ""
         try:
@@ -84,7 +91,8 @@ class Nursery:
             threading.Thread(target=_follow, args=(self._lifeline,), daemon=True).start()
             match order:
                 case {"order": "work", "member": member, "name": _, **rest}:
-                    work(member=Member(**member), network=self._network, **rest)
+                    who = Member(**member)
+                    work(member=who, network=self._network, board=board, **rest)
                 case {"order": "evaluate", "name": _, **rest}:
                     evaluate(network=self._network, **rest)
                 case _:
@@ -144,7 +152,9 @@ def _follow(lifeline: int) -> None:
 
 
 def main() -> None:
-    """Arguments: the lifeline, and {task, seed}. Tell the first model, then follow orders."""
+    """Arguments: the lifeline, and {task, n, liars, seed}. Tell the first model, then follow
+    orders.
+    """
     # What a task prints is the user's; our own words have a descriptor of their own.
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -161,5 +171,6 @@ def main() -> None:
     tell(events, event="ready", manifest=network.manifest.tensors, nbytes=x.nbytes)
     events.write(x.data.cast("B"))
     events.flush()
-    Nursery(network, events, lifeline).run()
+    boards = shared(request["n"], request["liars"], network.manifest.d)
+    Nursery(network, boards, events, lifeline).run()
     os._exit(0)  # nothing is left to clean up, and a closed pipe is no news

@@ -13,13 +13,22 @@ import torch
 from kardam.client import Client, Halted
 from kardam.errors import TaskError
 from kardam.messages import Manifest
+from workers.board import Board
 from workers.crew import Member
 from workers.objective import LocalObjective, Network
 from workers.tasks import split
 
 
-def work(endpoint: str, token: str, member: Member, network: Network, patience: float) -> None:
-    """Be this member until the server ends the run; `patience` as for Client.
+def work(
+    endpoint: str,
+    token: str,
+    member: Member,
+    network: Network,
+    board: Board | None,
+    patience: float,
+) -> None:
+    """Be this member until the server ends the run; a liar has a place at the `board`, and
+    `patience` is as for Client.
 
     Raises what Client raises, and TaskError where the task is not the server's, or fails.
     """
@@ -35,7 +44,7 @@ def work(endpoint: str, token: str, member: Member, network: Network, patience: 
         seed, index = client.terms.seed, client.terms.worker
         torch.manual_seed(hash((seed, index)))  # dropout draws from no other source
         share = split(len(network.task.train[1]), client.terms.n, seed)[index]
-        worker = member.worker(LocalObjective(network, share), seed)
+        worker = member.worker(LocalObjective(network, share), seed, board)
         epoch = client.epoch
         with contextlib.suppress(Halted):
             while True:
@@ -44,11 +53,13 @@ def work(endpoint: str, token: str, member: Member, network: Network, patience: 
                     epoch = client.epoch
                     worker.forget()
                 began = time.monotonic()
-                answer = worker.answer(lease.ticket, lease.model.version, lease.model.x)
+                answer = worker.answer(lease.ticket, lease.model.version, lease.model.x, began)
                 # What the machine took counts towards what the latency says that computing takes.
                 took = time.monotonic() - began
-                time.sleep(answer.down + max(answer.compute - took, 0.0) + answer.up)
-                client.push(answer.gradient)
+                client.wait(answer.down + max(answer.compute - took, 0.0) + answer.up)
+                for gradient in (*answer.repeats, answer.gradient):
+                    client.push(gradient)
+                client.wait(answer.rest)
 
 
 def evaluate(endpoint: str, token: str, network: Network, every: float, patience: float) -> None:

@@ -16,6 +16,9 @@ from kardam.messages import Declared, Gradient, Vector, WorkerId
 from workers.attacks import Attack
 from workers.latency import Latency
 
+# What a liar is while it does not lie.
+HONEST = Attack()
+
 # (targets, number of classes) -> the targets to train on
 Relabel = Callable[[Any, int], Any]
 
@@ -49,12 +52,16 @@ class Pace:
 class Answer:
     """A gradient, and the seconds that its three stretches take: the model's way down, computing,
     the way up.
+
+    A liar may push others before it, compute for ever (infinite), and rest before its next pull.
     """
 
     gradient: Gradient
     down: float
     compute: float
     up: float
+    repeats: tuple[Gradient, ...] = ()
+    rest: float = 0.0
 
 
 class Worker:
@@ -68,15 +75,20 @@ class Worker:
         self.index = index
         self._objective = objective
         self._attack = attack
+        self._answers = 0
         self._pace = pace
         streams = np.random.SeedSequence([seed, index]).spawn(3)
         self._batches, self._lies, self._delays = map(np.random.default_rng, streams)
         self._history = History()
 
-    def answer(self, ticket: int, version: int, x: Vector) -> Answer:
-        """The answer to a hand-out; raises TaskError where the task gives no gradient."""
-        g, loss = self._objective.gradient(x, self._batches, self._attack.relabel)
-        sent = self._attack.corrupt(g, self._lies)
+    def answer(self, ticket: int, version: int, x: Vector, now: float = 0.0) -> Answer:
+        """The answer to a hand-out of second `now`; raises TaskError where the task gives no
+        gradient.
+        """
+        attack = self._attack if self._attack.lies(self._answers) else HONEST
+        self._answers += 1
+        g, loss = self._objective.gradient(attack.model(x), self._batches, attack.relabel)
+        sent = attack.corrupt(g, self._lies)
         change = self._history.add(ticket, version, sent, x)
         declared = None
         if change is not None and math.isfinite(change.growth):
@@ -85,13 +97,21 @@ class Worker:
             worker=self.index,
             ticket=ticket,
             g=sent,
-            declared=self._attack.declare(declared),
+            declared=attack.declare(declared),
             loss=loss,
             examples=self._objective.batch,
         )
         pace = self._pace
         down, up = pace.network(self._delays), pace.network(self._delays)
-        return Answer(gradient, down, pace.factor * pace.compute(self._delays), up)
+        honest = pace.factor * pace.compute(self._delays)
+        return Answer(
+            gradient,
+            down,
+            attack.takes(now + down, honest),
+            up,
+            repeats=attack.repeats(gradient),
+            rest=attack.rest(now, x, g, sent),
+        )
 
     def forget(self) -> None:
         """Begin anew with a server that remembers nothing of this worker."""
