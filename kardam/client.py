@@ -6,6 +6,7 @@ place, with server, where zmq enters. What is said, and when, is the link's.
 
 import json
 import logging
+import math
 import queue
 import random
 import socket
@@ -186,6 +187,15 @@ class Client:
         self._wish(lambda now: self._link.vanish(seconds))
         time.sleep(seconds)
 
+    def wait(self, seconds: float) -> None:
+        """Let so many seconds pass, infinitely many included. Raises at once what `pull` would."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            try:
+                self._note(self._news.get(timeout=left if left < math.inf else None))
+            except queue.Empty:
+                return
+
     def query(self) -> dict[str, Any]:
         """The server's books (operators only)."""
         self._wish(self._link.query)
@@ -202,25 +212,28 @@ class Client:
     def _await(self, kind: type[T]) -> tuple[T, Bytes]:
         """The next news of this kind; welcomes on the way are noted, ends are raised."""
         while True:
-            item = self._news.get()
-            if isinstance(item, BaseException):
-                raise item
-            news, body = item
-            match news:
-                case Welcomed():
-                    self.terms, self.manifest, self.epoch = (
-                        news.terms,
-                        news.manifest,
-                        news.terms.epoch,
-                    )
-                case DeniedMessage():
-                    raise Denied(f"{self.endpoint}: {news.reason}")
-                case Halt():
-                    raise Halted(news.reason)
-                case Lease() | Judged() | Books():
-                    pass
+            news, body = self._note(self._news.get())
             if isinstance(news, kind):
                 return news, body
+
+    def _note(self, item: tuple[News, Bytes] | BaseException) -> tuple[News, Bytes]:
+        if isinstance(item, BaseException):
+            raise item
+        news, _ = item
+        match news:
+            case Welcomed():
+                self.terms, self.manifest, self.epoch = (
+                    news.terms,
+                    news.manifest,
+                    news.terms.epoch,
+                )
+            case DeniedMessage():
+                raise Denied(f"{self.endpoint}: {news.reason}")
+            case Halt():
+                raise Halted(news.reason)
+            case Lease() | Judged() | Books():
+                pass
+        return item
 
     def _run(self) -> None:
         try:

@@ -19,6 +19,8 @@ workers.simulation  workers.process
 workers.crew  workers.objective
 workers.worker  workers.tasks
 workers.attacks  workers.latency  workers.speeds  workers.outages
+workers.attacks.vectors  workers.attacks.stale  workers.attacks.timing  workers.attacks.collusion
+workers.attacks.attack  workers.board
 workers.tasks.digits  workers.tasks.npz  workers.tasks.synthetic  workers.tasks.trial
 workers.tasks.task  workers.tasks.splits
 workers

@@ -146,6 +146,34 @@ def test_without_a_filter_the_same_liars_leave_chance() -> None:
     assert books["refused"].keys() <= {"nonfinite"}  # the model itself diverges
 
 
+@pytest.mark.parametrize(
+    ("attack", "delivered"),
+    [
+        # How many answers of a liar there are to one of an honest worker. (The machine may have no
+        # more to give to a flood.)
+        pytest.param("alie+flood:rho=10", (1.5, 10.5), id="flood over the board"),
+        pytest.param("silent", (0.0, 0.0), id="silent"),
+        pytest.param("replay:age=3", (1.2, 2.2), id="replay"),
+        pytest.param("constant+burst:seconds=1,answers=5", (0.01, 1.0), id="burst"),
+    ],
+)
+def test_liars_who_collude_or_choose_their_time_do_so_on_sockets(
+    attack: str, delivered: tuple[float, float]
+) -> None:
+    code, books, err = kardam(
+        *("run", "--json", "--quiet", "--seed", "1", "--arrivals", "1000"),
+        *("--byzantine", "3", "--attack", attack, "--latency", "constant:seconds=0.05"),
+    )
+    assert (code, books["deaths"]) == (0, {}), err
+    assert books["accuracy"] > 0.5
+    low, high = delivered
+    each = [row["delivered"] for row in books["workers"]]
+    assert low <= (sum(each[7:]) / 3) / (sum(each[:7]) / 7) <= high
+    assert [row["state"] for row in books["workers"]] == ["alive"] * 10
+    assert [row["byzantine"] for row in books["workers"]] == [False] * 7 + [True] * 3
+    assert ("unasked" in books["refused"]) == attack.startswith("replay")
+
+
 def test_if_a_worker_dies_the_run_goes_on_and_the_summary_says_so() -> None:
     with started("run", "--json", "--arrivals", "1500") as process:
         at_work(process)

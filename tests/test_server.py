@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -138,6 +139,18 @@ async def test_who_is_connected_at_the_end_is_told_that_it_is_over() -> None:
         await asyncio.to_thread(client.__enter__)
     with pytest.raises(Halted, match="the run is over"):
         await asyncio.to_thread(client.pull)
+    await asyncio.to_thread(client.close)
+
+
+@on_both_loops
+async def test_who_waits_for_ever_hears_of_the_end_and_who_waits_a_little_does_not() -> None:
+    async with serve(sessions(), ANY_PORT) as server:
+        client = Client(server.endpoint, "worker", token=server.sessions.tokens.issue(0))
+        await asyncio.to_thread(client.__enter__)
+        await asyncio.to_thread(client.wait, 0.01)
+        for_ever = asyncio.create_task(asyncio.to_thread(client.wait, math.inf))
+    with pytest.raises(Halted, match="the run is over"):
+        await for_ever
     await asyncio.to_thread(client.close)
 
 

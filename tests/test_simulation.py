@@ -13,6 +13,7 @@ import pytest
 
 from kardam.messages import Verdict
 from kardam.recipe import PRESETS, Recipe
+from kardam.spec import stages
 from tests.worlds import LATENCY, World, network, share, windows, world
 from workers.attacks import ATTACKS
 from workers.crew import crew
@@ -180,31 +181,65 @@ def test_a_run_goes_on_through_outages_and_the_work_of_who_returns_is_used(prese
 # --- safety ---
 
 
-@pytest.mark.parametrize(
-    ("attack", "points"),
-    [
-        ("honest", 0.03),
-        ("sign_flip:scale=10", 0.03),
-        ("constant", 0.03),
-        ("gaussian", 0.03),
-        ("zero", 0.03),
-        ("nan", 0.03),
-        ("label_flip", 0.03),
-        ("lying_growth", 0.03),
-        ("lying_growth:factor=inf", 0.03),
-    ],
-)
-def test_middle_stays_within_three_points_of_its_attack_free_run(
-    attack: str, points: float
-) -> None:
+# By how much the accuracy of `middle` may fall: three points, or more with a reason.
+HELD = {
+    "honest": 0.03,
+    "sign_flip:scale=10": 0.03,
+    "constant": 0.03,
+    "gaussian": 0.03,
+    "zero": 0.03,
+    "nan": 0.03,
+    "label_flip": 0.03,
+    "lying_growth": 0.03,
+    "lying_growth:factor=inf": 0.03,
+    "alie:z=1.5": 0.03,
+    "ipm": 0.03,
+    "version_lie": 0.03,
+    "sign_flip:scale=10+burst": 0.03,
+    "sign_flip:scale=10+late:after=50": 0.03,
+    "sign_flip:scale=10+stops:after=50": 0.03,
+    "sign_flip:scale=3+timed:exponent=0.5": 0.03,
+    "replay": 0.05,  # a quarter of what arrives is pushed twice
+    "sign_flip:scale=10+flood:rho=10": 0.06,  # four fifths of what arrives are the liars'
+    "silent": 0.08,  # a narrower band admits 15 % of the work, not 40 %
+}
+
+# What middle is known not to hold against: its accuracy there (0.95 without attack), and why.
+FALLS = {
+    "honest_plus_constant": (0.82, "the constant cancels in every difference: no growth shows it"),
+    "ipm:epsilon=2": (0.80, "a reversed mean with the noise of an honest gradient, and its length"),
+    "sign_flip:scale=1+flood": (0.10, "a reversed gradient grows like a true one; here most are"),
+    "alie:z=1.5+flood": (0.25, "the same, with a little in place of a reversal"),
+}
+
+
+@pytest.mark.parametrize(("attack", "points"), HELD.items())
+def test_middle_stays_near_its_attack_free_run(attack: str, points: float) -> None:
     run = world(2 * ARRIVALS, byzantine=3, attack=attack)
     assert run.accuracy >= _attack_free().accuracy - points
 
 
+@pytest.mark.parametrize(("attack", "accuracy"), [(a, at) for a, (at, _) in FALLS.items()])
+def test_middle_is_known_to_lose_to_liars_who_grow_like_honest_workers(
+    attack: str, accuracy: float
+) -> None:
+    run = world(2 * ARRIVALS, byzantine=3, attack=attack)
+    liars = [v for v in run.verdicts if v.worker in run.liars]
+    print(f"\n{attack}: accuracy {run.accuracy:.3f}, liars admitted {share(liars):.2f}")
+    assert run.accuracy < _attack_free().accuracy - 0.03
+    assert run.accuracy == pytest.approx(accuracy, abs=0.12)
+    assert share(liars) > 0.2
+
+
 def test_every_attack_of_the_table_is_in_the_battery() -> None:
-    marks = test_middle_stays_within_three_points_of_its_attack_free_run.pytestmark  # type: ignore[attr-defined]
-    tried = {attack.partition(":")[0] for attack, _ in marks[0].args[1]}
-    assert tried == set(ATTACKS)
+    tried = {stage for attack in [*HELD, *FALLS] for stage in stages(attack)}
+    assert {stage.partition(":")[0] for stage in tried} == set(ATTACKS)
+
+
+@pytest.mark.parametrize("attack", ["sign_flip:scale=10+burst", "sign_flip:scale=10+timed+flood"])
+def test_the_published_filter_falls_to_liars_who_choose_their_time(attack: str) -> None:
+    run = world(2 * ARRIVALS, byzantine=3, attack=attack, recipe={"preset": "paper"})
+    assert run.accuracy < 0.5
 
 
 def test_plain_asynchronous_sgd_falls_to_chance_where_middle_stands() -> None:

@@ -1,4 +1,4 @@
-"""The other side without its sockets: objectives, attacks, latencies, and who is who."""
+"""The other side without its sockets: objectives, latencies, and who is who."""
 
 import math
 from dataclasses import asdict
@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kardam.errors import TaskError, UsageError
-from kardam.messages import Declared, Vector
+from kardam.messages import Vector
 from kardam.spec import build
 from tests.worlds import network
-from workers.attacks import ATTACKS, Attack, Knows
-from workers.crew import Member, attack_of, checked, crew, speeds_of, stragglers_of
+from workers.crew import Member, checked, crew, speeds_of, stragglers_of
 from workers.latency import LATENCIES
 from workers.objective import AT_ONCE, LocalObjective, Network
 from workers.outages import NEVER, Absences, Outages
@@ -154,78 +153,6 @@ def test_regression_has_a_loss_and_no_accuracy() -> None:
     loss, accuracy = Network(task).evaluate(np.array([3.0], np.float32))
     assert loss == 4.0
     assert math.isnan(accuracy)
-
-
-# --- attacks ---
-
-SPECS = {
-    "honest": "honest",
-    "sign_flip": "sign_flip:scale=10",
-    "constant": "constant:norm=5",
-    "gaussian": "gaussian:sigma=2",
-    "zero": "zero",
-    "nan": "nan",
-    "label_flip": "label_flip",
-    "lying_growth": "lying_growth:factor=3",
-}
-
-
-def test_every_attack_of_the_table_is_in_the_battery() -> None:
-    assert SPECS.keys() == ATTACKS.keys()
-
-
-@pytest.mark.parametrize("text", SPECS.values())
-def test_an_attack_gives_a_vector_of_the_same_shape_and_leaves_the_gradient_alone(
-    text: str,
-) -> None:
-    attack, before = attack_of(text, seed=0), G.copy()
-    sent = attack.corrupt(G, np.random.default_rng(0))
-    assert (sent.shape, sent.dtype) == (G.shape, G.dtype)
-    assert G.tobytes() == before.tobytes()
-    assert isinstance(attack.knows, Knows)
-
-
-@pytest.mark.parametrize("text", SPECS.values())
-def test_an_attack_is_repeatable_from_its_seeds(text: str) -> None:
-    one, other = (attack_of(text, seed=3).corrupt(G, np.random.default_rng(5)) for _ in range(2))
-    assert one.tobytes() == other.tobytes()
-
-
-def test_the_attacks_are_what_they_say() -> None:
-    def sent(name: str) -> Vector:
-        return attack_of(SPECS[name], 0).corrupt(G, np.random.default_rng(0))
-
-    assert sent("honest") is G
-    assert sent("sign_flip").tolist() == [-10, 20, -30, -5]
-    assert np.linalg.norm(sent("constant")) == pytest.approx(5)
-    assert sent("constant").tobytes() == sent("constant").tobytes()
-    assert not sent("zero").any()
-    assert np.isnan(sent("nan")).all()
-    wide = attack_of("gaussian:sigma=2", 0).corrupt(
-        np.zeros(20_000, np.float32), np.random.default_rng(0)
-    )
-    assert float(wide.std()) == pytest.approx(2, rel=0.03)
-    labels = attack_of("label_flip", 0).relabel(torch.tensor([0, 3, 9]), 10)
-    assert labels.tolist() == [9, 6, 0]
-    lie = attack_of("lying_growth:factor=3", 0).declare(Declared(2.0, since=4))
-    assert lie == Declared(6.0, since=4)
-    assert attack_of("lying_growth", 0).declare(None) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("sign_flip:scale=0", "expected scale > 0, got 0.0"),
-        ("constant:norm=-1", "expected norm >= 0, got -1.0"),
-        ("gaussian:sigma=nan", "expected sigma >= 0, got nan"),
-        ("lying_growth:factor=-1", "expected factor >= 0"),
-        ("constant:seed=3", "unknown key 'seed'"),
-        ("tests.test_worker:no_task", "expected a workers.attacks.Attack, got 7"),
-    ],
-)
-def test_what_cannot_be_an_attack_is_an_error_that_says_why(text: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        attack_of(text, 0)
 
 
 # --- latencies ---
@@ -565,15 +492,3 @@ def test_a_worker_declares_its_growth_since_its_answer_on_another_version() -> N
     assert declared.since == 8
     worker.forget()
     assert worker.answer(10, 2, x).gradient.declared is None
-
-
-def test_a_user_adds_an_attack_from_outside_by_its_import_path() -> None:
-    attack = attack_of("tests.test_worker:Halve", 0)
-    assert attack.corrupt(G, np.random.default_rng(0)).tolist() == [0.5, -1, 1.5, 0.25]
-
-
-class Halve(Attack):
-    """Half of the gradient: a lazy liar."""
-
-    def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
-        return g * np.float32(0.5)

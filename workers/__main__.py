@@ -38,7 +38,7 @@ from kardam.plan import Plan
 from kardam.server import Server
 from kardam.spec import is_import_path, parse
 from kardam.view import Books
-from workers.crew import HONEST, Member, checked, crew
+from workers.crew import HONEST, Member, checked, crew, liars_among
 from workers.swarm import EVALUATOR, Swarm, swarm
 
 # A run that is not told when it is enough takes some twenty seconds.
@@ -88,7 +88,10 @@ pace_options = options(
 @recipe_options
 @click.option("--byzantine", type=int, default=0, show_default=True, help="How many really lie.")
 @click.option(
-    "--attack", default="sign_flip:scale=10", show_default=True, help="What those that lie do."
+    "--attack",
+    default="sign_flip:scale=10",
+    show_default=True,
+    help="What those that lie do; joined with +: sign_flip:scale=10+flood:rho=10.",
 )
 @click.option("--stragglers", default="", help="How many are slow, and how slow: 2:factor=10.")
 @pace_options
@@ -139,7 +142,8 @@ def run_command(
 
 
 async def _run(plan: Plan, members: list[Member], quiet: bool) -> daemon.Outcome:
-    async with swarm(plan.task, plan.split, plan.recipe.n, plan.seed) as hands:
+    liars = liars_among(members)
+    async with swarm(plan.task, plan.split, plan.recipe.n, plan.seed, liars) as hands:
         manifest, x = await hands.opening()
         async with daemon.running(plan, manifest, x) as run:
             server = run.server
@@ -300,7 +304,8 @@ async def _work(
         with daemon.interrupts() as asked:
             terms = places[0]
             task, split = _agreed("task", task, terms.task), _agreed("split", split, terms.split)
-            async with swarm(task, split, terms.n, terms.seed) as hands:
+            liars = count if kind.byzantine else 0
+            async with swarm(task, split, terms.n, terms.seed, liars) as hands:
                 await hands.opening()
                 while places:
                     place = places.pop()

@@ -12,8 +12,9 @@ import numpy as np
 
 from kardam.errors import UsageError
 from kardam.messages import WorkerId
-from kardam.spec import build, fill, parse
-from workers.attacks import ATTACKS, Attack
+from kardam.spec import build, fill, parse, stages
+from workers.attacks import ATTACKS, Attack, Chain
+from workers.board import Board, private
 from workers.latency import LATENCIES
 from workers.outages import NEVER, Outages
 from workers.speeds import SPEEDS, Speeds
@@ -48,23 +49,33 @@ class Member:
         parts += ["outages"] * bool(self.outages)
         return ", ".join(parts)[:128]
 
-    def worker(self, objective: Objective, seed: int) -> Worker:
-        """The member in flesh."""
+    def worker(
+        self, objective: Objective, seed: int, board: Board | None, since: int = 0
+    ) -> Worker:
+        """The member in flesh, who joins at version `since`; a liar has a place at the `board`."""
         pace = Pace(
             compute=build(self.latency, LATENCIES, "--latency"),
             network=build(self.network, LATENCIES, "--network"),
             factor=self.factor,
             outages=outages_of(self.outages),
         )
-        return Worker(self.index, seed, objective, attack_of(self.attack, seed), pace)
+        return Worker(self.index, seed, objective, attack_of(self.attack, seed, board), pace, since)
 
 
-def attack_of(text: str, seed: int) -> Attack:
-    """The attack that `--attack` names."""
-    attack = build(text, ATTACKS, "--attack", seed=seed)
-    if not isinstance(attack, Attack):
-        raise UsageError(f"--attack {text!r}: expected a workers.attacks.Attack, got {attack!r}")
-    return attack
+def liars_among(members: Iterable[Member]) -> int:
+    """How many of them lie."""
+    return sum(member.byzantine for member in members)
+
+
+def attack_of(text: str, seed: int, board: Board | None = None) -> Attack:
+    """The attack that `--attack` names, for one worker: `sign_flip:scale=10+flood` is one, too."""
+    parts = [build(part, ATTACKS, "--attack", seed=seed, board=board) for part in stages(text)]
+    if not parts:
+        raise UsageError("--attack is empty; 'honest' is no attack")
+    for part in parts:
+        if not isinstance(part, Attack):
+            raise UsageError(f"--attack {text!r}: expected a workers.attacks.Attack, got {part!r}")
+    return parts[0] if len(parts) == 1 else Chain(parts)
 
 
 def stragglers_of(text: str) -> tuple[int, float]:
@@ -114,7 +125,8 @@ def crew(
     if not 0 <= byzantine <= n:
         raise UsageError(f"--byzantine: expected 0 to {n} of {n} workers, got {byzantine}")
     honest = n - byzantine
-    attack_of(attack, seed)  # checked even where nobody lies: a typo is one
+    # Checked even where nobody lies: a typo is one.
+    attack_of(attack, seed, private(n, max(byzantine, 1), d=0)[0])
     slow, factor = stragglers_of(stragglers)
     if slow > honest:
         raise UsageError(
@@ -156,8 +168,10 @@ def _outages_among(honest: int, text: str) -> tuple[int, str]:
 def checked(members: Iterable[Member]) -> list[Member]:
     """The members, if all of their texts can be built. Raises UsageError."""
     members = list(members)
+    # Any board will do: how many they will be, and how many collude, is not known here.
+    (board,) = private(n=4, f=1, d=0)
     for attack in {member.attack for member in members}:
-        attack_of(attack, seed=0)
+        attack_of(attack, 0, board)
     for latency in {member.latency for member in members}:
         build(latency, LATENCIES, "--latency")
     for network in {member.network for member in members}:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NoReturn
 import torch
 
 from kardam.errors import KardamError
+from workers.board import Board, shared
 from workers.crew import Member
 from workers.objective import Network
 from workers.process import evaluate, work
@@ -42,9 +43,18 @@ class Child:
 class Nursery:
     """The children, by the pipe that each holds open as long as it lives."""
 
-    def __init__(self, network: Network, shares: Shares, events: BinaryIO, lifeline: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        shares: Shares,
+        boards: list[Board],
+        events: BinaryIO,
+        lifeline: int,
+    ) -> None:
         self._network = network
         self._shares = shares
+        # The liars' places at their board, as far as they are free.
+        self._boards = boards
         self._events = events
         self._lifeline = lifeline
         self._children: dict[int, Child] = {}
@@ -67,15 +77,17 @@ class Nursery:
 
     def _fork(self, order: dict[str, Any]) -> None:
         hear, speak = os.pipe()
+        lies = order["order"] == "work" and Member(**order["member"]).byzantine
+        board = self._boards.pop() if lies else None
         pid = os.fork()
         if pid == 0:
-            self._become(order, speak)
+            self._become(order, board, speak)
         os.close(speak)
         self._children[hear] = Child(order["name"], pid)
         self._selector.register(hear, selectors.EVENT_READ)
         tell(self._events, event="started", name=order["name"], pid=pid)
 
-    def _become(self, order: dict[str, Any], speak: int) -> NoReturn:
+    def _become(self, order: dict[str, Any], board: Board | None, speak: int) -> NoReturn:
         """In the child: do as ordered, leave last words, and never return."""
         code, words = 1, ""
         try:
@@ -87,7 +99,9 @@ class Nursery:
             match order:
                 case {"order": "work", "member": member, "name": _, **rest}:
                     who = Member(**member)
-                    work(member=who, network=self._network, shares=self._shares, **rest)
+                    work(
+                        member=who, network=self._network, shares=self._shares, board=board, **rest
+                    )
                 case {"order": "evaluate", "name": _, **rest}:
                     evaluate(network=self._network, **rest)
                 case _:
@@ -147,7 +161,7 @@ def _follow(lifeline: int) -> None:
 
 
 def main() -> None:
-    """Arguments: the lifeline, and {task, split, n, seed}. Tell the first model, then follow
+    """Arguments: the lifeline, and {task, split, n, liars, seed}. Tell the first model, then follow
     orders.
     """
     # What a task prints is the user's; our own words have a descriptor of their own.
@@ -168,5 +182,6 @@ def main() -> None:
     tell(events, event="ready", manifest=network.manifest.tensors, nbytes=x.nbytes)
     events.write(x.data.cast("B"))
     events.flush()
-    Nursery(network, held, events, lifeline).run()
+    boards = shared(request["n"], request["liars"], network.manifest.d)
+    Nursery(network, held, boards, events, lifeline).run()
     os._exit(0)  # nothing is left to clean up, and a closed pipe is no news

@@ -13,16 +13,23 @@ import torch
 from kardam.client import Client, Halted
 from kardam.errors import TaskError
 from kardam.messages import Manifest
+from workers.board import Board
 from workers.crew import Member
 from workers.objective import LocalObjective, Network
 from workers.tasks import Shares
 
 
 def work(
-    endpoint: str, token: str, member: Member, network: Network, shares: Shares, patience: float
+    endpoint: str,
+    token: str,
+    member: Member,
+    network: Network,
+    shares: Shares,
+    board: Board | None,
+    patience: float,
 ) -> None:
-    """Be this member, of all workers' `shares` with its own, until the server ends the run;
-    `patience` as for Client.
+    """Be this member, of all workers' `shares` with its own, until the server ends the run; a liar
+    has a place at the `board`, and `patience` is as for Client.
 
     Raises what Client raises, and TaskError where the task is not the server's, or fails.
     """
@@ -39,25 +46,29 @@ def work(
     ):
         _agree(network.manifest, client.manifest)
         seed, index = client.terms.seed, client.terms.worker
-        torch.manual_seed(hash((seed, index)))  # dropout draws from no other source
-        worker = member.worker(LocalObjective(network, shares[index]), seed)
         epoch = client.epoch
+        lease = client.pull()
+        since = lease.model.version
+        torch.manual_seed(hash((seed, index, since)))  # dropout draws from no other source
+        worker = member.worker(LocalObjective(network, shares[index]), seed, board, since)
         start = time.monotonic()
         while True:
-            lease = client.pull()
             if client.epoch != epoch:
                 epoch = client.epoch
                 worker.forget()
             began = time.monotonic()
-            answer = worker.answer(lease.ticket, lease.model.version, lease.model.x)
+            answer = worker.answer(lease.ticket, lease.model.version, lease.model.x, began)
             # What the machine took counts towards what the latency says that computing takes.
             took = time.monotonic() - began
             owed = answer.down + max(answer.compute - took, 0.0) + answer.up
             for there, away in worker.stretches(time.monotonic() - start, owed):
-                time.sleep(there)
+                client.wait(there)
                 if away:
                     client.vanish(away)
-            client.push(answer.gradient)
+            for gradient in (*answer.repeats, answer.gradient):
+                client.push(gradient)
+            client.wait(answer.rest)
+            lease = client.pull()
 
 
 def evaluate(endpoint: str, token: str, network: Network, every: float, patience: float) -> None:

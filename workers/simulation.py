@@ -6,11 +6,13 @@ The seed is the run. Never in here: a clock, a socket, or chance of its own.
 
 import heapq
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 from kardam.descent import Descent
 from kardam.messages import Verdict
-from workers.crew import Member
+from workers.board import private
+from workers.crew import Member, liars_among
 from workers.objective import LocalObjective, Network
 from workers.tasks import shares
 from workers.worker import Answer, Worker
@@ -19,28 +21,44 @@ from workers.worker import Answer, Worker
 def hire(
     members: Sequence[Member], network: Network, seed: int, split: str = "iid"
 ) -> list[Worker]:
-    """The members in flesh, each with his share of the task's data; they share one network."""
+    """The members in flesh, each with its share of the task's data; they share one network, and the
+    liars among them a board.
+    """
     held = shares(network.task, len(members), seed, split)
-    return [member.worker(LocalObjective(network, held[member.index]), seed) for member in members]
+    boards = private(len(members), liars_among(members), network.manifest.d)
+    return [
+        member.worker(
+            LocalObjective(network, held[member.index]),
+            seed,
+            boards.pop() if member.byzantine else None,
+        )
+        for member in members
+    ]
 
 
 def simulate(descent: Descent, workers: Sequence[Worker]) -> Iterator[tuple[float, Verdict]]:
-    """Every verdict, with the virtual second it falls in; for ever, so the caller says when it is
-    enough (or until nobody is due, which takes fewer than n - f workers and a round).
+    """Every verdict, with the virtual second it falls in; for as long as anybody answers, so the
+    caller says when it is enough.
 
     Each worker pulls, computes and pushes without pause, but for its outages, in which its work
-    stands still, and unless a round has its answer already. Of two answers that arrive at one
-    instant, the one that was begun first comes first.
+    stands still, while it rests, and unless a round has its answer already. Of two answers that
+    arrive at one instant, the one that was begun first comes first.
     """
-    arrivals: list[tuple[float, int, Worker, Answer]] = []
+    # What happens when, and to whom: an answer arrives, or (None) a rest is over.
+    events: list[tuple[float, int, Worker, Answer | None]] = []
     begun = itertools.count()
+
+    def at(second: float, worker: Worker, answer: Answer | None) -> None:
+        if second < math.inf:
+            heapq.heappush(events, (second, next(begun), worker, answer))
 
     def begin(worker: Worker, now: float) -> None:
         loan = descent.lend(worker.index)
-        answer = worker.answer(loan.ticket, loan.model.version, loan.model.x)
+        answer = worker.answer(loan.ticket, loan.model.version, loan.model.x, now)
         owed = answer.down + answer.compute + answer.up
-        arrives = now + sum(there + away for there, away in worker.stretches(now, owed))
-        heapq.heappush(arrivals, (arrives, next(begun), worker, answer))
+        if owed < math.inf:
+            took = sum(there + away for there, away in worker.stretches(now, owed))
+            at(now + took, worker, answer)
 
     now, idle = 0.0, list(workers)
     while True:
@@ -48,8 +66,13 @@ def simulate(descent: Descent, workers: Sequence[Worker]) -> Iterator[tuple[floa
         idle = [worker for worker in idle if worker not in due]
         for worker in due:
             begin(worker, now)
-        if not arrivals:
+        if not events:
             return
-        now, _, worker, answer = heapq.heappop(arrivals)
-        yield now, descent.receive(answer.gradient)
+        now, _, worker, answer = heapq.heappop(events)
+        if answer is not None:
+            for gradient in (*answer.repeats, answer.gradient):
+                yield now, descent.receive(gradient)
+            if answer.rest > 0:
+                at(now + answer.rest, worker, None)
+                continue
         idle.append(worker)

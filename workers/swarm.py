@@ -130,17 +130,20 @@ class Swarm:
 
 
 @contextlib.asynccontextmanager
-async def swarm(task: str, split: str, n: int, seed: int) -> AsyncIterator[Swarm]:
+async def swarm(task: str, split: str, n: int, seed: int, liars: int = 0) -> AsyncIterator[Swarm]:
     """A nursery for this task, split among n workers, for as long as the block runs; none of its
     children outlives it.
+
+    They are some of n workers, and `liars` of them share a board.
     """
     # The child looks for modules where we do, and not in whatever folder this is.
     program = f"import sys; sys.path[:] = {sys.path!r}; from workers.nursery import main; main()"
+    request = {"task": task, "split": split, "n": n, "liars": liars, "seed": seed}
     theirs, ours = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-c", program),
-            *(str(theirs), json.dumps({"task": task, "split": split, "n": n, "seed": seed})),
+            *(str(theirs), json.dumps(request)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=(theirs,),

@@ -17,6 +17,9 @@ from workers.attacks import Attack
 from workers.latency import Latency
 from workers.outages import NEVER, Absences, Outages
 
+# What a liar is while it does not lie.
+HONEST = Attack()
+
 # (targets, number of classes) -> the targets to train on
 Relabel = Callable[[Any, int], Any]
 
@@ -51,36 +54,52 @@ class Pace:
 class Answer:
     """A gradient, and the seconds that its three stretches take: the model's way down, computing,
     the way up.
+
+    A liar may push others before it, compute for ever (infinite), and rest before its next pull.
     """
 
     gradient: Gradient
     down: float
     compute: float
     up: float
+    repeats: tuple[Gradient, ...] = ()
+    rest: float = 0.0
 
 
 class Worker:
     """One worker. Its draws (batches, lies, delays, outages) come from four streams of (seed,
-    index): the seed is the worker.
+    index): the seed is the worker. `since` is the version at which it joins, so that one who comes
+    back to a run that went on does not draw the same again.
     """
 
     def __init__(
-        self, index: WorkerId, seed: int, objective: Objective, attack: Attack, pace: Pace
+        self,
+        index: WorkerId,
+        seed: int,
+        objective: Objective,
+        attack: Attack,
+        pace: Pace,
+        since: int = 0,
     ) -> None:
         self.index = index
         self._objective = objective
         self._attack = attack
-        streams = np.random.SeedSequence([seed, index]).spawn(4)
-        self._batches, self._lies, delays, outages = map(np.random.default_rng, streams)
+        self._answers = 0
         self._factor = pace.factor
+        streams = np.random.SeedSequence([seed, index, since]).spawn(4)
+        self._batches, self._lies, delays, outages = map(np.random.default_rng, streams)
         self._compute, self._network = pace.compute(delays), pace.network(delays)
         self._absences = Absences(pace.outages, outages)
         self._history = History()
 
-    def answer(self, ticket: int, version: int, x: Vector) -> Answer:
-        """The answer to a hand-out; raises TaskError where the task gives no gradient."""
-        g, loss = self._objective.gradient(x, self._batches, self._attack.relabel)
-        sent = self._attack.corrupt(g, self._lies)
+    def answer(self, ticket: int, version: int, x: Vector, now: float = 0.0) -> Answer:
+        """The answer to a hand-out of second `now`; raises TaskError where the task gives no
+        gradient.
+        """
+        attack = self._attack if self._attack.lies(self._answers) else HONEST
+        self._answers += 1
+        g, loss = self._objective.gradient(attack.model(x), self._batches, attack.relabel)
+        sent = attack.corrupt(g, self._lies)
         change = self._history.add(ticket, version, sent, x)
         declared = None
         if change is not None and math.isfinite(change.growth):
@@ -89,12 +108,19 @@ class Worker:
             worker=self.index,
             ticket=ticket,
             g=sent,
-            declared=self._attack.declare(declared),
+            declared=attack.declare(declared),
             loss=loss,
             examples=self._objective.batch,
         )
         down, up = next(self._network), next(self._network)
-        return Answer(gradient, down, self._factor * next(self._compute), up)
+        return Answer(
+            gradient,
+            down,
+            attack.takes(now + down, self._factor * next(self._compute)),
+            up,
+            repeats=attack.repeats(gradient),
+            rest=attack.rest(now, x, g, sent),
+        )
 
     def stretches(self, now: float, seconds: float) -> Iterator[tuple[float, float]]:
         """So many seconds of work from `now` on (second 0: when the worker began), as stretches of

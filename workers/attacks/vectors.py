@@ -1,42 +1,15 @@
-"""What a Byzantine worker does instead: to its labels, to its gradient, to the growth it declares.
+"""Lies in what is said: the vector, the labels it comes from, the growth that is declared.
 
-An attack says what it must know. Never in here: anything about other workers, or about the server's
-state, that an attack did not declare that it needs.
+Never in here: when it is said, or under which ticket.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
 from kardam.messages import Declared, Vector
-
-
-class Knows(StrEnum):
-    """What an attack must see, from least to most."""
-
-    NOTHING = "nothing"
-    OWN = "its own data and model"
-
-
-class Attack:
-    """What a worker does to its answers. This one does nothing: it is honest."""
-
-    knows = Knows.NOTHING
-
-    def relabel(self, targets: Any, classes: int) -> Any:
-        """The targets to train on: an integer array or tensor of shape (batch,)."""
-        return targets
-
-    def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
-        """The vector to send in place of the gradient g, of the same shape (d,)."""
-        return g
-
-    def declare(self, declared: Declared | None) -> Declared | None:
-        """The growth to declare in place of the true one."""
-        return declared
+from workers.attacks.attack import Attack, Knows
 
 
 class SignFlip(Attack):
@@ -67,6 +40,22 @@ class Constant(Attack):
     def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
         v = np.random.default_rng([self.seed, 0xC0]).standard_normal(g.size)
         return (v * (self.norm / np.linalg.norm(v))).astype(np.float32)
+
+
+class HonestPlusConstant(Constant):
+    """g + v, with v as in `constant`: it pulls the model aside, and v cancels in every difference.
+
+    Its growth is that of an honest worker, truthfully: no growth test can see it. Akin to the
+    hidden vulnerability of El Mhamdi et al. (ICML 2018), where v is one coordinate.
+    """
+
+    knows = Knows.OWN
+
+    def __init__(self, seed: int, norm: float = 5.0) -> None:
+        super().__init__(seed, norm)
+
+    def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
+        return g + super().corrupt(g, rng)
 
 
 class Gaussian(Attack):
@@ -107,8 +96,8 @@ class LabelFlip(Attack):
 
 
 class LyingGrowth(Attack):
-    """The honest gradient, with `factor` times its growth declared: 0 pulls a bound down, inf
-    pushes it up.
+    """`factor` times the true growth is declared. Low lies (factor 0) would pull a bound down onto
+    honest workers, high ones (factor inf) would lift it over liars, where it were believed.
     """
 
     knows = Knows.OWN
@@ -123,15 +112,3 @@ class LyingGrowth(Attack):
             return None
         lie = self.factor * declared.growth
         return replace(declared, growth=lie if lie >= 0 else 0.0)
-
-
-ATTACKS: Mapping[str, Callable[..., Attack]] = {
-    "honest": Attack,
-    "sign_flip": SignFlip,
-    "constant": Constant,
-    "gaussian": Gaussian,
-    "zero": Zero,
-    "nan": Nan,
-    "label_flip": LabelFlip,
-    "lying_growth": LyingGrowth,
-}

@@ -1,0 +1,348 @@
+"""Attacks: each is what its source says, sees no more than it declares, and goes with any other."""
+
+import math
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kardam.errors import UsageError
+from kardam.messages import Declared, Gradient, Vector, Verdict
+from kardam.recipe import Recipe
+from tests.worlds import LATENCY, network, share, world
+from workers.attacks import ATTACKS, Attack, Chain, Knows
+from workers.attacks.collusion import z_max
+from workers.board import private
+from workers.crew import attack_of, crew
+from workers.simulation import hire, simulate
+from workers.worker import Worker
+
+G = np.array([1, -2, 3, 0.5], np.float32)
+
+SPECS = {
+    "honest": "honest",
+    "sign_flip": "sign_flip:scale=10",
+    "constant": "constant:norm=5",
+    "honest_plus_constant": "honest_plus_constant:norm=5",
+    "gaussian": "gaussian:sigma=2",
+    "zero": "zero",
+    "nan": "nan",
+    "label_flip": "label_flip",
+    "lying_growth": "lying_growth:factor=3",
+    "alie": "alie:z=1.5",
+    "ipm": "ipm:epsilon=0.5",
+    "version_lie": "version_lie:age=2",
+    "replay": "replay:age=2",
+    "flood": "flood:rho=4",
+    "burst": "burst:seconds=2,answers=3",
+    "silent": "silent",
+    "timed": "timed:exponent=0.5",
+    "late": "late:after=2",
+    "stops": "stops:after=2",
+}
+CHAINS = ["sign_flip:scale=10+flood:rho=10+late:after=1", "alie+replay:age=1", "constant+silent"]
+BATTERY = [*SPECS.values(), *CHAINS]
+
+
+def attack(text: str, seed: int = 0, n: int = 10, f: int = 3) -> Attack:
+    return attack_of(text, seed, private(n, f, G.size)[0])
+
+
+def sent(text: str, g: Vector = G) -> Vector:
+    return attack(text).corrupt(g, np.random.default_rng(0))
+
+
+def liars(text: str, count: int = 1, latency: str = "constant:seconds=1") -> list[Worker]:
+    """So many who lie, and nobody else."""
+    members = crew(n=count, byzantine=count, attack=text, latency=latency)
+    return hire(members, network(), 0)
+
+
+def verdicts(arrivals: int, workers: list[Worker]) -> list[tuple[float, Verdict]]:
+    """What a server without a filter says, and when."""
+    descent = Recipe.of(n=len(workers), f=0, preset="none").descent(network().x)
+    return list(islice(simulate(descent, workers), arrivals))
+
+
+# --- the battery ---
+
+
+def test_every_attack_of_the_table_is_in_the_battery() -> None:
+    assert SPECS.keys() == ATTACKS.keys()
+
+
+@pytest.mark.parametrize("text", BATTERY)
+def test_an_attack_gives_a_vector_of_the_same_shape_and_leaves_the_gradient_alone(
+    text: str,
+) -> None:
+    before = G.copy()
+    given_ = attack(text).corrupt(G, np.random.default_rng(0))
+    assert (given_.shape, given_.dtype) == (G.shape, G.dtype)
+    assert G.tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize("text", BATTERY)
+def test_an_attack_is_repeatable_from_its_seeds(text: str) -> None:
+    one, other = (attack(text, seed=3).corrupt(G, np.random.default_rng(5)) for _ in range(2))
+    assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("text", BATTERY)
+def test_what_an_attack_does_not_declare_to_know_it_does_not_read(text: str) -> None:
+    for seed in range(20):
+        g, other = np.random.default_rng(seed).standard_normal((2, 4)).astype(np.float32)
+        given_, given_other = (
+            attack(text).corrupt(v, np.random.default_rng(seed)) for v in (g, other)
+        )
+        if attack(text).knows == Knows.NOTHING:
+            passed_on = given_ is g and given_other is other
+            assert passed_on or given_.tobytes() == given_other.tobytes()
+        if attack(text).knows != Knows.BOARD:
+            alone = attack_of(text, 0, board=None).corrupt(g, np.random.default_rng(seed))
+            assert alone.tobytes() == given_.tobytes()
+
+
+@pytest.mark.parametrize("text", BATTERY)
+def test_an_attack_never_answers_before_it_was_asked_and_keeps_shapes(text: str) -> None:
+    lie, labels = attack(text), torch.tensor([0, 3, 9])
+    for ticket in range(1, 6):
+        now = 10.0 * ticket
+        assert lie.model(G).shape == G.shape
+        assert lie.relabel(labels, 10).shape == labels.shape
+        assert lie.takes(now, seconds=3.0) >= 0
+        assert all(again.ticket < ticket for again in lie.repeats(Gradient(0, ticket, G)))
+        assert 0 <= lie.rest(now, G * ticket, G, G) < math.inf
+
+
+# --- vectors ---
+
+
+def test_the_vectors_are_what_they_say() -> None:
+    assert sent("honest") is G
+    assert sent("sign_flip:scale=10").tolist() == [-10, 20, -30, -5]
+    assert np.linalg.norm(sent("constant:norm=5")) == pytest.approx(5)
+    assert sent("constant").tobytes() == sent("constant").tobytes()
+    moved = sent("honest_plus_constant:norm=7") - G
+    assert moved == pytest.approx(sent("constant:norm=7"), abs=1e-6)
+    assert not sent("zero").any()
+    assert np.isnan(sent("nan")).all()
+    wide = sent("gaussian:sigma=2", np.zeros(20_000, np.float32))
+    assert float(wide.std()) == pytest.approx(2, rel=0.03)
+    assert attack("label_flip").relabel(torch.tensor([0, 3, 9]), 10).tolist() == [9, 6, 0]
+
+
+@pytest.mark.parametrize(("factor", "lie"), [("3", 6.0), ("0", 0.0), ("inf", math.inf)])
+def test_a_growth_is_declared_low_or_high(factor: str, lie: float) -> None:
+    liar = attack(f"lying_growth:factor={factor}")
+    assert liar.declare(Declared(2.0, since=4)) == Declared(lie, since=4)
+    assert liar.declare(None) is None
+
+
+# --- collusion ---
+
+
+@given(st.integers(1, 5), st.integers(0, 100))
+def test_colluders_send_the_mean_and_deviation_of_what_all_have_posted(f: int, seed: int) -> None:
+    gradients = np.random.default_rng(seed).standard_normal((f, 4)).astype(np.float32)
+    boards = private(n=16, f=f, d=4)
+    rng = np.random.default_rng(0)
+    for text, expected in [
+        ("alie:z=1.5", gradients.mean(0) - 1.5 * gradients.std(0)),
+        ("ipm:epsilon=0.5", -0.5 * gradients.mean(0)),
+    ]:
+        crowd = [attack_of(text, 0, board) for board in boards]
+        for liar, g in zip(crowd, gradients, strict=True):
+            liar.corrupt(g, rng)
+        # Nobody posts anything new: all send the same.
+        for liar, g in zip(crowd, gradients, strict=True):
+            assert liar.corrupt(g, rng) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "f", "z"), [(20, 5, 0.253), (25, 11, 1.07), (50, 24, 1.43), (10, 3, 0.18), (10, 1, 0.0)]
+)
+def test_z_max_is_that_of_the_paper(n: int, f: int, z: float) -> None:
+    assert z_max(n, f) == pytest.approx(z, abs=0.006)
+
+
+def test_colluders_agree_on_nothing_but_their_board() -> None:
+    run = world(300, byzantine=3, attack="alie:z=1.5", recipe={"preset": "none"})
+    again = world(300, byzantine=3, attack="alie:z=1.5", recipe={"preset": "none"})
+    assert repr(run.verdicts) == repr(again.verdicts)
+
+
+# --- versions and tickets ---
+
+
+def test_a_version_lie_is_a_gradient_at_an_old_model_under_the_newest_ticket() -> None:
+    (liar,) = liars("version_lie:age=2")
+    (honest,) = hire(crew(n=1), network(), 0)
+    models = [network().x + np.float32(step) for step in range(5)]
+    for at, x in enumerate(models):
+        answer = liar.answer(ticket=at, version=at, x=x)
+        twin = honest.answer(ticket=at, version=at, x=models[max(at - 2, 0)])
+        assert answer.gradient.ticket == at
+        assert answer.gradient.g.tobytes() == twin.gradient.g.tobytes()
+
+
+def test_a_replay_is_an_old_gradient_under_its_old_ticket_and_under_the_newest() -> None:
+    (liar,) = liars("replay:age=2")
+    (honest,) = hire(crew(n=1), network(), 0)
+    own = []
+    for at in range(5):
+        answer = liar.answer(ticket=at, version=at, x=network().x)
+        own.append(honest.answer(ticket=at, version=at, x=network().x).gradient.g.tobytes())
+        assert answer.gradient.ticket == at
+        assert answer.gradient.g.tobytes() == own[max(at - 2, 0)]
+        if at == 0:
+            assert answer.repeats == ()
+        else:
+            (again,) = answer.repeats
+            assert again.ticket == max(at - 2, 0)
+            assert again.g.tobytes() == answer.gradient.g.tobytes()
+
+
+def test_what_is_replayed_under_an_answered_ticket_moves_nothing_and_closes_nothing() -> None:
+    for _, verdict in verdicts(60, liars("replay:age=2", count=2)):
+        assert verdict.admitted == (verdict.rule != "unasked")
+    run = world(400, byzantine=3, attack="replay")
+    refused = [v for v in run.verdicts if v.rule == "unasked"]
+    assert len(refused) > 50
+    assert {v.worker for v in refused} == run.liars
+
+
+# --- time ---
+
+
+@pytest.mark.parametrize(
+    ("text", "lying"),
+    [
+        ("sign_flip+late:after=3", [False] * 3 + [True] * 5),
+        ("sign_flip+stops:after=3", [True] * 3 + [False] * 5),
+        ("late:after=2+sign_flip+stops:after=4", [False] * 2 + [True] * 2 + [False] * 4),
+    ],
+)
+def test_a_liar_may_start_late_and_stop(text: str, lying: list[bool]) -> None:
+    (liar,) = liars(text)
+    (honest,) = hire(crew(n=1), network(), 0)
+    for at, lies in enumerate(lying):
+        one, other = (w.answer(at, at, network().x).gradient.g for w in (liar, honest))
+        assert one.tobytes() == (-other if lies else other).tobytes()
+
+
+def test_a_flood_arrives_rho_times_as_often() -> None:
+    members = crew(n=4, byzantine=1, attack="zero+flood:rho=10", latency="constant:seconds=1")
+    run = verdicts(260, hire(members, network(), 0))
+    assert [sum(v.worker == worker for _, v in run) for worker in range(4)] == [20, 20, 20, 200]
+
+
+def test_a_burst_of_all_liars_comes_at_whole_multiples_and_nothing_in_between() -> None:
+    run = verdicts(60, liars("zero+burst:seconds=5,answers=4", count=3, latency=LATENCY))
+    for at in range(5):
+        burst = run[12 * at : 12 * (at + 1)]
+        (second,) = {round(now, 6) for now, _ in burst}
+        assert second % 5 == 0
+        assert sorted(v.worker for _, v in burst) == sorted([0, 1, 2] * 4)
+
+
+def test_who_is_silent_is_never_heard_and_where_all_are_the_simulation_ends() -> None:
+    run = world(200, byzantine=3, attack="silent")
+    assert not {v.worker for v in run.verdicts} & run.liars
+    assert verdicts(10, liars("silent", count=3)) == []
+    assert len(verdicts(10, liars("silent+late:after=2", count=3))) == 6
+
+
+@pytest.mark.parametrize(("preset", "exponent"), [("paper", 1.0), ("middle", 0.5)])
+def test_a_timed_lie_waits_until_it_grows_like_an_honest_gradient(
+    preset: str, exponent: float
+) -> None:
+    text = f"sign_flip:scale=3+timed:exponent={exponent}"
+    run = world(1500, byzantine=3, attack=text, recipe={"preset": preset})
+    # Of each liar's answers every other was waited for; the first few, while it learns, are left.
+    own = [[v for v in run.verdicts if v.worker == liar][10:] for liar in sorted(run.liars)]
+    at_once, waited = (
+        [verdict for answers in own for verdict in answers[first::2]] for first in (0, 1)
+    )
+    print(f"\n{preset}: at once {share(at_once):.2f}, after waiting {share(waited):.2f}")
+    assert share(at_once) < 0.15
+    assert share(waited) > 0.4
+
+
+# --- chains, and what users bring ---
+
+
+def test_a_chain_knows_what_any_of_its_stages_knows() -> None:
+    assert attack("constant+silent").knows == Knows.NOTHING
+    assert attack("constant+sign_flip").knows == Knows.OWN
+    assert attack("silent+alie+sign_flip").knows == Knows.BOARD
+
+
+def test_stages_are_given_what_the_ones_before_them_made() -> None:
+    assert sent("sign_flip:scale=2+sign_flip:scale=3").tolist() == (6 * G).tolist()
+    assert sent("sign_flip:scale=2+honest").tolist() == (-2 * G).tolist()
+    assert attack("burst:seconds=5+flood:rho=2").takes(0.0, 1.0) == 2.5
+    assert attack("flood:rho=2+burst:seconds=5").takes(0.0, 1.0) == 5.0
+    assert attack("silent+burst").takes(0.0, 1.0) == math.inf
+    declared = attack("lying_growth:factor=2+lying_growth:factor=3").declare(Declared(1.0, 1))
+    assert declared == Declared(6.0, 1)
+
+
+def test_a_user_adds_an_attack_from_outside_by_its_import_path() -> None:
+    halve = attack_of("tests.test_attacks:Halve", 0)
+    assert halve.corrupt(G, np.random.default_rng(0)).tolist() == [0.5, -1, 1.5, 0.25]
+    chain = attack_of("tests.test_attacks:Halve+sign_flip:scale=2", 0)
+    assert isinstance(chain, Chain)
+    assert chain.corrupt(G, np.random.default_rng(0)).tolist() == (-G).tolist()
+
+
+class Halve(Attack):
+    """Half of the gradient: a lazy liar."""
+
+    knows = Knows.OWN
+
+    def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
+        return g * np.float32(0.5)
+
+
+def no_attack() -> int:
+    return 7
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sign_flip:scale=0", "expected scale > 0, got 0.0"),
+        ("constant:norm=-1", "expected norm >= 0, got -1.0"),
+        ("gaussian:sigma=nan", "expected sigma >= 0, got nan"),
+        ("lying_growth:factor=-1", "expected factor >= 0"),
+        ("constant:seed=3", "unknown key 'seed'"),
+        ("alie:board=3", "unknown key 'board'"),
+        ("ipm:epsilon=0", "expected epsilon > 0, got 0.0"),
+        ("alie:z=nan", "expected z to be finite, got nan"),
+        ("version_lie:age=0", "expected age >= 1 answers, got 0"),
+        ("replay:age=-3", "expected age >= 1 answers, got -3"),
+        ("flood:rho=0", "expected rho > 0, got 0.0"),
+        ("burst:seconds=0", "expected seconds > 0, got 0.0"),
+        ("burst:answers=0", "expected answers >= 1, got 0"),
+        ("timed:exponent=2", "expected 0 < exponent <= 1, got 2.0"),
+        ("timed:most=inf", "expected most > 0, got inf"),
+        ("late:after=-1", "expected after >= 0 answers, got -1"),
+        ("sign_flip+flod:rho=2", "did you mean 'flood'"),
+        ("", "--attack is empty"),
+        ("tests.test_attacks:no_attack", "expected a workers.attacks.Attack, got 7"),
+    ],
+)
+def test_what_cannot_be_an_attack_is_an_error_that_says_why(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        attack(text)
+
+
+def test_a_majority_has_no_z_max_and_is_told_so_before_anything_starts() -> None:
+    who: dict[str, Any] = {"n": 10, "byzantine": 6}
+    with pytest.raises(UsageError, match=r"6 of 10 are a majority, .* give z="):
+        crew(**who, attack="alie")
+    assert len(crew(**who, attack="alie:z=1")) == 10

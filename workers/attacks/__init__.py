@@ -1,0 +1,49 @@
+"""What a Byzantine worker does instead, and what it must know for that. An attack knows no socket,
+no server and no clock.
+
+Attacks compose: `sign_flip:scale=10+flood:rho=10+late:after=200` lies in the vector and in time,
+from its 200th answer on. Adding one is a class in one of the files beside this and a line in the
+table; a user's own is named by its import path.
+"""
+
+from collections.abc import Callable, Mapping
+
+from workers.attacks.attack import Attack, Chain, Knows
+from workers.attacks.collusion import Alie, InnerProduct
+from workers.attacks.stale import Replay, VersionLie
+from workers.attacks.timing import Burst, Flood, Late, Silent, Stops, Timed
+from workers.attacks.vectors import (
+    Constant,
+    Gaussian,
+    HonestPlusConstant,
+    LabelFlip,
+    LyingGrowth,
+    Nan,
+    SignFlip,
+    Zero,
+)
+
+__all__ = ["ATTACKS", "Attack", "Chain", "Knows"]
+
+# A factory may ask, by parameter name, for the run's `seed`, and for its place at the `board`.
+ATTACKS: Mapping[str, Callable[..., Attack]] = {
+    "honest": Attack,
+    "sign_flip": SignFlip,
+    "constant": Constant,
+    "honest_plus_constant": HonestPlusConstant,
+    "gaussian": Gaussian,
+    "zero": Zero,
+    "nan": Nan,
+    "label_flip": LabelFlip,
+    "lying_growth": LyingGrowth,
+    "alie": Alie,
+    "ipm": InnerProduct,
+    "version_lie": VersionLie,
+    "replay": Replay,
+    "flood": Flood,
+    "burst": Burst,
+    "silent": Silent,
+    "timed": Timed,
+    "late": Late,
+    "stops": Stops,
+}
