@@ -30,6 +30,7 @@ from kardam.flags import (
     until_options,
 )
 from kardam.keys import published
+from kardam.outcome import Outcome
 from kardam.plan import Plan
 from kardam.view import Books
 
@@ -64,13 +65,13 @@ def show(books: Books, as_json: bool) -> None:
         Console(width=wide).print(view.report(books))
 
 
-def print_experiment(plan: Plan) -> NoReturn:
+def print_experiment(experiment: str) -> NoReturn:
     """What --dry-run is for."""
-    click.echo(plan.experiment, nl=False)
+    click.echo(experiment, nl=False)
     sys.exit(0)
 
 
-def finish(outcome: daemon.Outcome, as_json: bool) -> NoReturn:
+def finish(outcome: Outcome, as_json: bool) -> NoReturn:
     """Print how it ended and what of it is kept, and exit with its code."""
     show(outcome.books, as_json)
     click.echo(f"ended: {outcome.ending.why}", err=True)
@@ -117,11 +118,11 @@ def serve_command(model: Path, dry_run: bool, as_json: bool, **choices: Any) -> 
     """
     plan = plan_of(choices, task="")
     if dry_run:
-        print_experiment(plan)
+        print_experiment(plan.experiment)
     finish(uvloop.run(serve_model(model, plan)), as_json)
 
 
-async def serve_model(model: Path, plan: Plan) -> daemon.Outcome:
+async def serve_model(model: Path, plan: Plan) -> Outcome:
     """Serve a safetensors file until it is enough."""
     # A run that goes on has its model with it; the file may be gone.
     manifest, x = load(model if plan.checkpoint is None else plan.checkpoint / MODEL)

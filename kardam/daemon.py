@@ -12,16 +12,14 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from kardam import checkpoint
-from kardam.diagnosis import lost
-from kardam.errors import Stalled, Unwritable, UsageError
+from kardam.errors import Stalled, UsageError
 from kardam.keys import Tokens, publish
 from kardam.messages import Manifest, Vector, Verdict
+from kardam.outcome import Ending, Outcome, ending_of
 from kardam.plan import Plan, Until
 from kardam.recipe import Recipe
 from kardam.records import Records
@@ -56,43 +54,6 @@ def house(
     )
     stats = Stats(recipe.n, recipe.f, descent.filter.slowdown())
     return Sessions(descent, stats, Tokens(recipe.n, lambda: secrets.token_hex(16)), terms)
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Why a run ended, in words, and the exit code that goes with it."""
-
-    why: str
-    code: int = 0
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether somebody asked for it; the run may go on another time."""
-        return self.code >= 128
-
-    def as_wished(self) -> Self:
-        """For a server without a goal: to be asked to end is the end that it waits for."""
-        return replace(self, code=0) if self.interrupted else self
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """All that is to be told of a run that has ended.
-
-    `folder` is what it left behind, `kept` the newest checkpoint in it, `unwritten` says what could
-    not be written.
-    """
-
-    ending: Ending
-    books: Mapping[str, Any]
-    folder: Path
-    kept: Path | None
-    unwritten: str
-
-    @property
-    def code(self) -> int:
-        """The exit code."""
-        return self.ending.code or (Unwritable.code if self.unwritten else 0)
 
 
 class Run:
@@ -141,10 +102,8 @@ class Run:
     def _ending(self, look: Callable[[], str]) -> Ending | None:
         if self._asked.done():
             return self._asked.result()
-        if why := self._until.reached(self._stats, self.server.now):
-            return Ending(why)
-        if self._stats.stalled:
-            return Ending(f"stalled: {lost(self._stats.since_admitted)}", Stalled.code)
+        if (ending := ending_of(self._stats, self._until, self.server.now)) is not None:
+            return ending
         if why := look():
             return Ending(f"stalled: {why}", Stalled.code)
         return None

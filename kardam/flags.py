@@ -36,6 +36,9 @@ RUNS = Path("runs")
 # Flags that say what to do with an experiment, and are no part of it.
 NOT_THE_EXPERIMENT = {"experiment", "resume", "out", "dry_run", "quiet", "as_json", "help"}
 
+# What only a server needs of an experiment; where there is none, its file may say it all the same.
+OF_A_SERVER = {"bind", "insecure", "checkpoint-updates", "checkpoint-seconds", "keep"}
+
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
     """Several decorators as one, in reading order."""
@@ -110,12 +113,17 @@ file_argument = click.argument(
     "experiment", type=click.Path(path_type=Path), required=False, metavar="[EXPERIMENT.toml]"
 )
 
-record_options = options(
+out_options = options(
     click.option(
         "--out",
         type=click.Path(path_type=Path),
         help="The run's directory, a new one.  [default: runs/ and the time]",
     ),
+    click.option("--dry-run", is_flag=True, help="Print the resolved experiment, and do nothing."),
+)
+
+record_options = options(
+    out_options,
     click.option(
         "--resume",
         metavar="PATH|auto",
@@ -133,9 +141,7 @@ record_options = options(
     click.option(
         "--keep", type=int, default=3, show_default=True, help="How many checkpoints stay."
     ),
-    click.option("--dry-run", is_flag=True, help="Print the resolved experiment, and do nothing."),
 )
-
 
 chance_options = options(
     click.option(
@@ -187,6 +193,8 @@ class FromFile(click.Command):
         }
         values = {}
         for key, value in _toml(path).items():
+            if key in OF_A_SERVER - flags.keys():
+                continue
             if key not in flags:
                 raise UsageError(f"{path}: unknown key {key!r}{suggest(key, flags)}")
             parameter = flags[key]
@@ -264,14 +272,24 @@ def recipe_of(choices: dict[str, Any]) -> Recipe:
     )
 
 
+def until_of(choices: dict[str, Any]) -> Until:
+    """The Until that `until_options` describe, taken out of the parsed choices."""
+    names = ("updates", "arrivals", "seconds", "target")
+    return Until(**{name: choices.pop(name) for name in names})
+
+
+def new_run() -> Path:
+    """Where a run goes that is not told where."""
+    return RUNS / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"
+
+
 def plan_of(choices: dict[str, Any], task: str) -> Plan:
     """The Plan that recipe, until, bind, record and chance options describe, taken out of the
     choices.
     """
     recipe = recipe_of(choices)
     experiment = resolved(click.get_current_context(), recipe)
-    names = ("updates", "arrivals", "seconds", "target")
-    until = Until(**{name: choices.pop(name) for name in names})
+    until = until_of(choices)
     bind = check_bind(choices.pop("bind"), choices.pop("insecure"))
     every = Every(choices.pop("checkpoint_updates"), choices.pop("checkpoint_seconds"))
     keep, out, resume = (choices.pop(name) for name in ("keep", "out", "resume"))
@@ -282,7 +300,7 @@ def plan_of(choices: dict[str, Any], task: str) -> Plan:
     if found is not None and in_place:
         out = found.run
     elif out is None:
-        out = RUNS / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"
+        out = new_run()
     if not in_place:
         check_new(out)
     return Plan(

@@ -14,6 +14,7 @@ HOUSE = Path(__file__).parent.parent
 # From the roof to the ground. A module imports from below its own line; beside itself, nothing.
 PLAN = """
 workers.__main__
+workers.laboratory
 workers.swarm  workers.nursery
 workers.simulation  workers.process
 workers.crew  workers.objective
@@ -27,6 +28,7 @@ workers
 kardam.__main__
 kardam.flags  kardam.daemon  kardam.live
 kardam.scribe  kardam.server  kardam.view
+kardam.outcome
 kardam.plan  kardam.records
 kardam.client  kardam.recipe  kardam.checkpoint
 kardam.sessions  kardam.link

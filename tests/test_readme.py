@@ -92,6 +92,9 @@ def test_the_lines_of_experiments_as_files_work_when_pasted(tmp_path: Path) -> N
         assert code == 0, err
         summary = json.loads((tmp_path / "runs" / "skewed" / "summary.json").read_text())
         assert summary["delivered"] >= goal
+    (simulate,) = block("live: simulate").splitlines()
+    code, _, err = ran(*words_of(simulate, 0), cwd=tmp_path)
+    assert code == 0, err
 
 
 @pytest.mark.parametrize(

@@ -26,15 +26,22 @@ from kardam.flags import (
     chance_options,
     file_argument,
     json_option,
+    new_run,
     options,
+    out_options,
     plan_of,
+    recipe_of,
     recipe_options,
     record_options,
+    resolved,
+    until_of,
     until_options,
 )
 from kardam.live import Bar
 from kardam.messages import Enrolled
+from kardam.outcome import Outcome
 from kardam.plan import Plan
+from kardam.records import Records, check_new
 from kardam.server import Server
 from kardam.spec import is_import_path, parse
 from kardam.view import Books
@@ -79,6 +86,39 @@ pace_options = options(
 )
 
 
+crew_options = options(
+    click.option(
+        "--byzantine", type=int, default=0, show_default=True, help="How many really lie."
+    ),
+    click.option(
+        "--attack",
+        default="sign_flip:scale=10",
+        show_default=True,
+        help="What those that lie do; joined with +: sign_flip:scale=10+flood:rho=10.",
+    ),
+    click.option("--stragglers", default="", help="How many are slow, and how slow: 2:factor=10."),
+    pace_options,
+    click.option(
+        "--speeds",
+        default="equal",
+        show_default=True,
+        help="Each worker's own factor: lognormal:sigma=1, or 1:20, from 1 to 20 in equal ratios.",
+    ),
+    click.option(
+        "--outages",
+        default="",
+        help="How many vanish now and then, and how: 2:every=20,seconds=5, the mean seconds between"
+        " two outages, and of each.",
+    ),
+)
+
+
+def end_some_time(choices: dict[str, Any]) -> None:
+    """A run that nobody told when it is enough is enough after DEFAULT_ARRIVALS."""
+    if all(choices[name] is None for name in ("updates", "arrivals", "seconds", "target")):
+        choices["arrivals"] = click.get_current_context().params["arrivals"] = DEFAULT_ARRIVALS
+
+
 # --- run and serve: a server, and processes of its own ---
 
 
@@ -86,27 +126,7 @@ pace_options = options(
 @file_argument
 @task_option
 @recipe_options
-@click.option("--byzantine", type=int, default=0, show_default=True, help="How many really lie.")
-@click.option(
-    "--attack",
-    default="sign_flip:scale=10",
-    show_default=True,
-    help="What those that lie do; joined with +: sign_flip:scale=10+flood:rho=10.",
-)
-@click.option("--stragglers", default="", help="How many are slow, and how slow: 2:factor=10.")
-@pace_options
-@click.option(
-    "--speeds",
-    default="equal",
-    show_default=True,
-    help="Each worker's own factor: lognormal:sigma=1, or 1:20, from 1 to 20 in equal ratios.",
-)
-@click.option(
-    "--outages",
-    default="",
-    help="How many vanish now and then, and how: 2:every=20,seconds=5, the mean seconds between two"
-    " outages, and of each.",
-)
+@crew_options
 @until_options
 @bind_options
 @record_options
@@ -132,16 +152,15 @@ def run_command(
       kardam run runs/liars/experiment.toml --arrivals 8000
       kardam run --resume runs/liars --arrivals 8000
     """
-    if all(choices[name] is None for name in ("updates", "arrivals", "seconds", "target")):
-        choices["arrivals"] = click.get_current_context().params["arrivals"] = DEFAULT_ARRIVALS
+    end_some_time(choices)
     plan = plan_of(choices, task)
     members = crew(n=plan.recipe.n, seed=plan.seed, **choices)
     if dry_run:
-        print_experiment(plan)
+        print_experiment(plan.experiment)
     finish(uvloop.run(_run(plan, members, quiet)), as_json)
 
 
-async def _run(plan: Plan, members: list[Member], quiet: bool) -> daemon.Outcome:
+async def _run(plan: Plan, members: list[Member], quiet: bool) -> Outcome:
     liars = liars_among(members)
     async with swarm(plan.task, plan.split, plan.recipe.n, plan.seed, liars) as hands:
         manifest, x = await hands.opening()
@@ -221,11 +240,11 @@ def serve_command(
         raise UsageError("expected a MODEL file or --task, and not both")
     plan = plan_of(choices, task or "")
     if dry_run:
-        print_experiment(plan)
+        print_experiment(plan.experiment)
     finish(uvloop.run(serve_model(model, plan) if model else _serve_task(plan)), as_json)
 
 
-async def _serve_task(plan: Plan) -> daemon.Outcome:
+async def _serve_task(plan: Plan) -> Outcome:
     async with swarm(plan.task, plan.split, plan.recipe.n, plan.seed) as hands:
         manifest, x = await hands.opening()
         async with daemon.running(plan, manifest, x) as run:
@@ -236,6 +255,54 @@ async def _serve_task(plan: Plan) -> daemon.Outcome:
             ending = await run.wait()
             await _last_evaluation(server, hands)
             return run.outcome(ending.as_wished(), _with_deaths(server.books(), hands))
+
+
+# --- simulate: no server, and one process ---
+
+
+@cli.command("simulate", cls=FromFile)
+@file_argument
+@task_option
+@recipe_options
+@crew_options
+@until_options
+@chance_options
+@out_options
+@quiet_option
+@json_option
+def simulate_command(
+    experiment: Path | None,
+    task: str,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """The same experiment on virtual time, in one process: the seed is the run.
+
+    Seconds are those of the latencies, not of this machine. EXPERIMENT.toml is as for run.
+
+    \b
+    Examples:
+      kardam simulate --byzantine 3 --attack alie:z=1.5 --arrivals 3000 --seed 1
+      kardam simulate runs/liars/experiment.toml
+    """
+    end_some_time(choices)
+    recipe = recipe_of(choices)
+    text = resolved(click.get_current_context(), recipe)
+    until, out = until_of(choices), choices.pop("out") or new_run()
+    seed, split = choices.pop("seed"), choices.pop("split")
+    members = crew(n=recipe.n, seed=seed, **choices)
+    check_new(out)
+    if dry_run:
+        print_experiment(text)
+    # Torch is loaded by those who compute, and no other verb of this process does.
+    from workers import laboratory
+
+    with Records.create(out, text, keep=1) as records, Bar(quiet) as bar:
+        one = laboratory.Experiment(recipe, members, task, split, seed, records)
+        outcome = one.run(until, bar)
+    finish(outcome, as_json)
 
 
 # --- work: processes for somebody's server ---

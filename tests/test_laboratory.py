@@ -1,0 +1,81 @@
+"""`kardam simulate` is the experiment of `kardam run`, and a function of its seed to the byte."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_cli import Kardam
+from tests.test_cli import kardam as kardam  # the fixture
+from tests.test_run import kardam as processes
+
+FLAGS = [
+    "--byzantine",
+    "3",
+    "--attack",
+    "sign_flip:scale=10",
+    "--stragglers",
+    "2:factor=10",
+    "--seed",
+    "5",
+]
+PROMISED = ("experiment.toml", "journal.jsonl", "metrics.jsonl", "summary.json")
+
+
+def simulated(kardam: Kardam, out: Path, *words: str) -> dict[str, Any]:
+    code, books, err = kardam("simulate", *words, "--json", "--quiet", "--out", str(out))
+    assert code == 0, err
+    told: dict[str, Any] = json.loads(books)
+    return told
+
+
+def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(
+    kardam: Kardam, tmp_path: Path
+) -> None:
+    for name, seed in (("one", "5"), ("same", "5"), ("other", "6")):
+        simulated(kardam, tmp_path / name, *FLAGS, "--arrivals", "400", "--seed", seed)
+    for name in PROMISED:
+        one, same, other = (tmp_path / run / name for run in ("one", "same", "other"))
+        assert one.read_bytes() == same.read_bytes() != other.read_bytes()
+
+
+def test_its_books_are_those_of_its_journal(kardam: Kardam, tmp_path: Path) -> None:
+    books = simulated(kardam, tmp_path / "run", *FLAGS, "--arrivals", "400")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == books
+    lines = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
+    journal = [json.loads(line) for line in lines]
+    assert len(journal) == books["delivered"] == 400
+    assert sum(line["admitted"] for line in journal) == books["admitted"]
+    assert journal[-1]["updates"] == books["updates"]
+    assert books["byzantine"]["delivered"] == sum(line["worker"] >= 7 for line in journal)
+
+
+def test_it_says_when_nobody_answers_any_more(kardam: Kardam, tmp_path: Path) -> None:
+    words = ("--byzantine", "10", "--attack", "silent", "--out", str(tmp_path / "run"))
+    code, _, err = kardam("simulate", *words)
+    assert (code, "stalled: nobody answers any more" in err) == (4, True)
+
+
+def test_a_file_of_run_is_a_file_of_simulate(kardam: Kardam, tmp_path: Path) -> None:
+    _, text, _ = kardam("run", *FLAGS, "--arrivals", "50", "--dry-run")
+    (tmp_path / "a.toml").write_text(text)
+    books = simulated(kardam, tmp_path / "run", str(tmp_path / "a.toml"))
+    assert books["delivered"] == 50
+
+
+@pytest.mark.slow
+def test_sockets_and_simulation_agree_as_closely_as_asynchrony_permits(
+    kardam: Kardam, tmp_path: Path
+) -> None:
+    # The draws of every worker are the same. Whose answer is first is not: that is the machine's,
+    # so each run is another sample of one distribution, and not the same numbers.
+    words = (*FLAGS, "--arrivals", "2500", "--latency", "lognormal:mean=0.05,sigma=0.5")
+    virtual = simulated(kardam, tmp_path / "virtual", *words)
+    code, real, err = processes("run", *words, "--json", "--quiet", "--out", str(tmp_path / "real"))
+    assert code == 0, err
+    assert real.keys() == virtual.keys()
+    assert real["accuracy"] == pytest.approx(virtual["accuracy"], abs=0.08)
+    assert real["slowdown"] == pytest.approx(virtual["slowdown"], abs=0.08)
+    assert real["byzantine_share"] == pytest.approx(virtual["byzantine_share"], abs=0.08)
+    assert real["staleness"]["median"] == pytest.approx(virtual["staleness"]["median"], abs=2)

@@ -1,0 +1,103 @@
+"""A whole run on virtual time, from the first model to the summary: the recipe, workers and records
+of `kardam run`, in this process.
+
+Never in here: a server, a clock, or a rule of its own.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kardam import __version__
+from kardam.descent import Descent
+from kardam.errors import Stalled
+from kardam.live import Bar
+from kardam.messages import Verdict
+from kardam.outcome import Ending, Outcome, ending_of
+from kardam.plan import Until
+from kardam.recipe import Recipe
+from kardam.records import Records
+from kardam.stats import Stats
+from workers.crew import Member
+from workers.objective import Network
+from workers.simulation import hire, simulate
+from workers.tasks import load_task
+
+# Virtual seconds between two evaluations of the held-out data, and two lines of metrics.
+EVALUATE = 0.5
+MEASURE = 1.0
+
+
+class Experiment:
+    """One run. What `records` keep of it is a function of the arguments, to the last byte."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        members: Sequence[Member],
+        task: str,
+        split: str,
+        seed: int,
+        records: Records,
+    ) -> None:
+        self._network = Network(load_task(task, seed))
+        self._workers = hire(members, self._network, seed, split)
+        self._descent: Descent = recipe.descent(self._network.x)
+        self._records = records
+        self._now = 0.0
+        self._evaluate_at = self._measure_at = 0.0
+        self._stats = Stats(recipe.n, recipe.f, self._descent.filter.slowdown())
+        for member in members:
+            self._stats.label(member.index, member.label, member.byzantine)
+
+    def run(self, until: Until, bar: Bar) -> Outcome:
+        """Go on until it is enough, or somebody interrupts."""
+        ending = Ending("stalled: nobody answers any more", Stalled.code)
+        try:
+            for now, verdict in simulate(self._descent, self._workers):
+                self._now = now
+                if now >= self._evaluate_at:
+                    self._evaluate_at = now + EVALUATE
+                    self._evaluate()
+                    bar.show(lambda: self._books("running"), self._gone(until), now)
+                self._observe(verdict)
+                if (enough := ending_of(self._stats, until, self._now)) is not None:
+                    ending = enough
+                    break
+        except KeyboardInterrupt:
+            ending = Ending("interrupted", 130)
+        self._evaluate()
+        self._measure()
+        books = self._books("ended")
+        self._records.summary(books)
+        return Outcome(ending, books, self._records.folder, kept=None, unwritten="")
+
+    def _observe(self, verdict: Verdict) -> None:
+        self._stats.record(verdict, self._now)
+        self._records.verdict(verdict, self._now)
+        if self._now >= self._measure_at:
+            self._measure_at = self._now + MEASURE
+            self._measure()
+
+    def _evaluate(self) -> None:
+        model, held_out = self._descent.model, self._stats.held_out
+        if not held_out or held_out[-1][0] < model.version:
+            loss, accuracy = self._network.evaluate(model.x)
+            self._stats.evaluated(model.version, loss, accuracy, self._now)
+
+    def _measure(self) -> None:
+        self._records.measure({"status": self._status, **self._stats.metrics(self._now)})
+        self._records.flush()
+
+    @property
+    def _status(self) -> str:
+        return "running" if self._descent.filter.ready else "starting"
+
+    def _gone(self, until: Until) -> float:
+        return until.share(self._stats, self._now)
+
+    def _books(self, status: str) -> dict[str, Any]:
+        """As a server's: everybody is there, and nobody dies."""
+        books = self._stats.snapshot(self._now)
+        for row in books["workers"]:
+            row["state"] = "alive"
+        return {"status": status, "version": __version__, **books, "deaths": {}}
