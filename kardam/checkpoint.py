@@ -7,6 +7,7 @@ here: what a state means.
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ MODEL, VECTORS, PLAIN = "model.safetensors", "vectors.safetensors", "state.json"
 
 # What is being written begins with this, and is thrown away when a crash leaves it behind.
 UNFINISHED = ".unfinished-"
+
+_NAME = re.compile(r"\d+(\.\d+)?")
 
 # Stands in JSON for an array, by its name in VECTORS, or for the model itself.
 ARRAY = "$array"
@@ -104,26 +107,31 @@ def restore(folder: Path) -> Checkpoint:
 
 def newest(folder: Path) -> Path | None:
     """The checkpoint of the most updates in a folder of them, if there is any."""
-    return max(_all(folder), key=_updates, default=None)
+    return max(_all(folder), key=_order, default=None)
 
 
 def place(folder: Path, updates: int) -> Path:
-    """Where the checkpoint after so many updates belongs."""
-    return folder / f"{updates:09d}"
+    """Where the next checkpoint after so many updates belongs: `000000042`, then `000000042.1`."""
+    path, again = folder / f"{updates:09d}", 0
+    while path.exists():
+        again += 1
+        path = folder / f"{updates:09d}.{again}"
+    return path
 
 
 def prune(folder: Path, keep: int) -> None:
     """Throw away all but the newest, and what a crash left unfinished."""
-    for path in (*sorted(_all(folder), key=_updates)[:-keep], *folder.glob(UNFINISHED + "*")):
+    for path in (*sorted(_all(folder), key=_order)[:-keep], *folder.glob(UNFINISHED + "*")):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _all(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*") if path.name.isdigit()] if folder.is_dir() else []
+    return [path for path in folder.glob("*") if _NAME.fullmatch(path.name)]
 
 
-def _updates(path: Path) -> int:
-    return int(path.name)
+def _order(path: Path) -> tuple[int, int]:
+    updates, _, again = path.name.partition(".")
+    return int(updates), int(again or 0)
 
 
 class _Vectors:

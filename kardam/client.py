@@ -335,6 +335,8 @@ class _Wire:
                     self._tell((action.news, bytes(action.body)))
                 case Reconnect():
                     self._close(linger=0)
+                    if self._failures == 0:
+                        log.warning("%s is silent; looking for it", self._endpoint)
                     wait = min(BACKOFF_LAST, BACKOFF_FIRST * 2**self._failures)
                     self._open_at = now + wait * self._backoff()
                     self._failures += 1

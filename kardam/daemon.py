@@ -22,7 +22,7 @@ from kardam.messages import Manifest, Vector, Verdict
 from kardam.outcome import Ending, Outcome, ending_of
 from kardam.plan import Plan, Until
 from kardam.recipe import Recipe
-from kardam.records import Records
+from kardam.records import NOTHING, Records
 from kardam.scribe import Scribe
 from kardam.server import Server, serve
 from kardam.sessions import Sessions, Terms
@@ -59,8 +59,10 @@ def house(
 class Run:
     """A server that is up, and what will end it; see `running`."""
 
-    def __init__(self, until: Until, scribe: Scribe, asked: asyncio.Future[Ending]) -> None:
-        self.server: Server
+    def __init__(
+        self, server: Server, until: Until, scribe: Scribe, asked: asyncio.Future[Ending]
+    ) -> None:
+        self.server = server
         self.scribe = scribe
         self._stats = scribe.sessions.stats
         self._until = until
@@ -127,19 +129,24 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
     if before is not None:
         seconds = before["seconds"]
         sessions.restore(before["sessions"], seconds)
-    with interrupts() as asked, _records(plan, before) as records:
-        scribe = Scribe(sessions, records, plan.every, seconds)
-        run = Run(plan.until, scribe, asked)
-        async with serve(sessions, plan.bind, run.observe, seconds) as run.server:
-            records.environment(_environment(run.server))
-            with published(run.server):
+    run: Run
+    with interrupts() as asked:
+        async with serve(
+            sessions, plan.bind, lambda verdict: run.observe(verdict), seconds
+        ) as server:
+            # Who has no port leaves no directory; and no message comes before the first `await`.
+            with _records(plan, before) as records, published(server):
+                records.environment(_environment(server))
+                run = Run(server, plan.until, Scribe(sessions, records, plan.every, seconds), asked)
+                await run.scribe.begin(server.now)
                 yield run
 
 
 def _records(plan: Plan, before: State | None) -> Records:
     """Its run directory, opened. Raises UsageError or Unwritable."""
-    if before is not None and plan.in_place:
-        return Records.reopen(plan.out, before["records"], plan.keep)
+    if plan.in_place:
+        marks = before["records"] if before is not None else NOTHING
+        return Records.reopen(plan.out, marks, plan.keep)
     return Records.create(plan.out, plan.experiment, plan.keep)
 
 

@@ -14,6 +14,7 @@ import click
 import tomli_w
 
 from kardam.aggregators import AGGREGATORS
+from kardam.checkpoint import newest
 from kardam.errors import UsageError, suggest
 from kardam.optimizers import OPTIMIZERS
 from kardam.plan import Every, Plan, Until, check_bind
@@ -26,7 +27,7 @@ from kardam.recipe import (
     PRESETS,
     Recipe,
 )
-from kardam.records import EXPERIMENT, Found, check_new, endpoint, resumable
+from kardam.records import CHECKPOINTS, EXPERIMENT, Found, check_new, endpoint, resumable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -181,7 +182,8 @@ class FromFile(click.Command):
             found = resumed(resume, Path(out) if isinstance(out, str) else None)
             if found is not None:
                 # Where it listened, its workers look for it.
-                return {**self._read(found.run / EXPERIMENT), "bind": endpoint(found.run)}
+                where = {"bind": endpoint(found.run)} if found.checkpoint is not None else {}
+                return {**self._read(found.run / EXPERIMENT), **where}
         return {}
 
     def _read(self, path: Path) -> dict[str, Any]:
@@ -237,7 +239,10 @@ def resumed(resume: str, out: Path | None) -> Found | None:
         return resumable(Path(resume))
     if out is None:
         raise UsageError("--resume auto: which run? give its directory as --out, too")
-    return resumable(out) if out.exists() and any(out.iterdir()) else None
+    if newest(out / CHECKPOINTS) is not None:
+        return resumable(out)
+    # It may have been killed before there was anything to keep.
+    return Found(out, None, whole=True) if (out / EXPERIMENT).is_file() else None
 
 
 def resolved(context: click.Context, recipe: Recipe) -> str:

@@ -4,6 +4,8 @@ machine.
 Identity is the token's, never what a peer calls itself. Chance (secrets) is given.
 """
 
+import hashlib
+import hmac
 import json
 import os
 import tempfile
@@ -28,14 +30,18 @@ class Identity(NamedTuple):
 
 
 class Tokens:
-    """Secrets to identities. At most one token a worker, so at most n of them: a new one ends the
-    old.
+    """Tokens to identities, by one secret: `role.worker.turn.salt.mac`.
+
+    Of the tokens of one identity only the newest counts (the one of the highest turn), so at most n
+    workers have one. Whoever has the secret knows a token again that it has not heard of: one that
+    was issued after a checkpoint, by the server that this one goes on for.
     """
 
     def __init__(self, n: int, draw: Draw) -> None:
         self.n = n
         self._draw = draw
-        self._identities: dict[str, Identity] = {}
+        self._secret = draw()
+        self._turns: dict[Identity, int] = {}
         self.evaluator = self._issue(Identity("evaluator"))
         self.operator = self._issue(Identity("operator"))
 
@@ -46,29 +52,51 @@ class Tokens:
         return self._issue(Identity("worker", worker))
 
     def identity(self, token: str) -> Identity | None:
-        """Whose token this is."""
-        return self._identities.get(token)
+        """Whose token this is; None for nobody's, or one that is no longer the newest."""
+        said, _, mac = token.rpartition(".")
+        if not hmac.compare_digest(mac.encode(), self._mac(said).encode()):
+            return None
+        # Only we can have said it, so it has its form.
+        role, worker, turn, _ = said.split(".")
+        identity = Identity(role, int(worker))  # type: ignore[arg-type]  # a Role, when we said it
+        if int(turn) < self._turns.get(identity, 0):
+            return None
+        self._turns[identity] = int(turn)
+        return identity
 
     @property
     def issued(self) -> set[WorkerId]:
         """The workers that have a token."""
-        return {i.worker for i in self._identities.values() if i.role == "worker"}
+        return {identity.worker for identity in self._turns if identity.role == "worker"}
+
+    @property
+    def issues(self) -> int:
+        """How many tokens there have been."""
+        return sum(self._turns.values())
 
     def state(self) -> State:
-        """Who holds which secret; whoever reads it may be anybody."""
-        held = [[token, *identity] for token, identity in self._identities.items()]
-        return {"evaluator": self.evaluator, "operator": self.operator, "held": held}
+        """The secret, and whose turn it is; whoever reads it may be anybody."""
+        return {
+            "secret": self._secret,
+            "evaluator": self.evaluator,
+            "operator": self.operator,
+            "turns": [[*identity, turn] for identity, turn in self._turns.items()],
+        }
 
     def restore(self, state: State) -> None:
-        """The secrets of a server before this one, so that its peers are known to this one."""
+        """Take the place of the server that these were told of: its peers are known to this one."""
+        self._secret = state["secret"]
         self.evaluator, self.operator = state["evaluator"], state["operator"]
-        self._identities = {token: Identity(*identity) for token, *identity in state["held"]}
+        self._turns = {Identity(role, worker): turn for role, worker, turn in state["turns"]}
 
     def _issue(self, identity: Identity) -> str:
-        self._identities = {t: i for t, i in self._identities.items() if i != identity}
-        token = self._draw()
-        self._identities[token] = identity
-        return token
+        turn = self._turns.get(identity, 0) + 1
+        self._turns[identity] = turn
+        said = f"{identity.role}.{identity.worker}.{turn}.{self._draw()[:8]}"
+        return f"{said}.{self._mac(said)}"
+
+    def _mac(self, said: str) -> str:
+        return hmac.new(self._secret.encode(), said.encode(), hashlib.sha256).hexdigest()[:24]
 
 
 # --- the operator's token, for commands of the same user on the same machine ---

@@ -28,6 +28,9 @@ EXPERIMENT, ENVIRONMENT = "experiment.toml", "environment.json"
 JOURNAL, METRICS, SUMMARY = "journal.jsonl", "metrics.jsonl", "summary.json"
 CHECKPOINTS = "checkpoints"
 
+# The marks of a run that has not begun.
+NOTHING: State = {"journal": 0, "metrics": 0}
+
 _VERDICT = tuple(field.name for field in fields(Verdict))
 
 
@@ -172,10 +175,12 @@ class Records:
 
 
 class Found(NamedTuple):
-    """A run, and the checkpoint of it to go on from; `whole` where the run itself was named."""
+    """A run, and the checkpoint of it to go on from (None: it came to none, and begins again);
+    `whole` where the run itself was named.
+    """
 
     run: Path
-    checkpoint: Path
+    checkpoint: Path | None
     whole: bool
 
 

@@ -41,16 +41,28 @@ class Scribe:
         self._measure_at = -math.inf
         self._kept_at = seconds
         self._kept_updates = sessions.descent.model.version
+        self._kept_issues = sessions.tokens.issues
         self._writing: asyncio.Task[Path] | None = None
 
     def verdict(self, verdict: Verdict, now: float) -> None:
         """One judged gradient."""
         self._records.verdict(verdict, now)
 
+    async def begin(self, now: float) -> None:
+        """Keep the beginning, so that from now on there is something to go on from."""
+        with self._saying():
+            self.kept = await self._checkpoint(now)
+
     def due(self, now: float) -> bool:
-        """Whether it is time for a checkpoint."""
+        """Whether it is time for a checkpoint: by what was wished, and soon after somebody joined,
+        whom the next server is to know.
+        """
+        if self._writing is not None:
+            return False
         updates = self.sessions.descent.model.version - self._kept_updates
-        return self._writing is None and self._every.due(updates, now - self._kept_at)
+        joined = self.sessions.tokens.issues > self._kept_issues
+        since = now - self._kept_at
+        return self._every.due(updates, since) or (joined and since >= MEASURE)
 
     def look(self, now: float) -> None:
         """Write what is due; checkpoints in a thread of their own, one at a time."""
@@ -96,6 +108,7 @@ class Scribe:
             "seconds": now,
         }
         self._kept_at, self._kept_updates = now, model.version
+        self._kept_issues = self.sessions.tokens.issues
         manifest = self.sessions.terms.manifest
         writing = asyncio.to_thread(
             self._records.checkpoint, manifest, model.x, state, model.version

@@ -107,6 +107,16 @@ def test_a_crash_before_the_end_leaves_no_checkpoint_and_the_next_one_sweeps_up(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000005", "000000010"]
 
 
+def test_a_second_checkpoint_after_as_many_updates_stands_beside_the_first(tmp_path: Path) -> None:
+    for value in range(12):
+        checkpoint.save(checkpoint.place(tmp_path, 5), MANIFEST, X, {"value": value})
+    newest = checkpoint.newest(tmp_path)
+    assert newest == tmp_path / "000000005.11"
+    assert checkpoint.restore(newest).state == {"value": 11}
+    checkpoint.save(checkpoint.place(tmp_path, 6), MANIFEST, X, {})
+    assert checkpoint.newest(tmp_path) == tmp_path / "000000006"
+
+
 def test_the_newest_so_many_are_kept(tmp_path: Path) -> None:
     for updates in (3, 20, 100, 7):
         checkpoint.save(checkpoint.place(tmp_path, updates), MANIFEST, X, {})

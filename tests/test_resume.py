@@ -57,7 +57,11 @@ def delivered(endpoint: str) -> list[int]:
 def kept(out: Path) -> int:
     """The updates of the newest checkpoint."""
     newest = checkpoint.newest(out / "checkpoints")
-    return int(newest.name) if newest else 0
+    return updates(newest) if newest else 0
+
+
+def updates(path: Path) -> int:
+    return int(path.name.partition(".")[0])
 
 
 def kill_server(server: subprocess.Popen[str], endpoint: str, out: Path, phase: str) -> None:
@@ -84,7 +88,7 @@ def test_a_server_killed_in_every_phase_goes_on_where_it_was_with_the_workers_it
             for phase in PHASES:
                 before = kept(out)
                 with started(*serving(out)) as again:
-                    assert lines(again, r"goes on from .*/(\d+)")[1] == f"{before:09d}"
+                    assert int(lines(again, r"goes on from .*/(\d+)")[1]) == before
                     until(lambda: kept(out) > before)  # noqa: B023  # called within the turn
                     kill_server(again, endpoint, out, phase)
                     assert workers.poll() is None
@@ -139,7 +143,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_where_and_resume_goes_on_from_it(
     newest = checkpoint.newest(out / "checkpoints")
     assert code == 130
     assert newest is not None
-    assert int(newest.name) == books["updates"]
+    assert updates(newest) == books["updates"]
     assert f"kept:  {newest}; to go on: --resume {out}" in err
     assert json.loads((out / "summary.json").read_text()) == books
 
@@ -172,7 +176,7 @@ def test_one_checkpoint_may_begin_another_run_and_the_old_one_stays_as_it_is(
     assert more["delivered"] >= 600
     assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
     journal = (second / "journal.jsonl").read_text().splitlines()
-    assert json.loads(journal[0])["updates"] >= int(oldest.name)
+    assert json.loads(journal[0])["updates"] >= updates(oldest)
 
 
 def test_another_recipe_may_not_go_on_from_what_this_one_learned(tmp_path: Path) -> None:
@@ -180,11 +184,10 @@ def test_another_recipe_may_not_go_on_from_what_this_one_learned(tmp_path: Path)
     code, _, err = kardam("run", "--arrivals", "100", "--quiet", "--json", "--out", str(out))
     assert code == 0, err
     for flag, value, words in [
-        ("--workers", "12", "--workers: expected 10, as in the state, got 12"),
         ("--filter", "clip", "--filter: expected 'growth:band=middle"),
         ("--task", "digits:hidden=8", "its model is not made like this one"),
     ]:
-        code, _, err = kardam("run", "--resume", str(out), "--f", "3", flag, value)
+        code, _, err = kardam("run", "--resume", str(out), flag, value)
         assert (code, words in err, "Traceback" in err) == (2, True, False), err
 
 
