@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from kardam.errors import UsageError
 from kardam.filters import STAGES, Chain, Clip, Frequency, Growth, Stage, chain, tolerated
+from kardam.growth import Change
 from kardam.messages import Declared, Refusal
 from tests.strategies import evidence, growths
 
@@ -308,3 +310,61 @@ def test_tolerated_is_the_largest_f_with_n_over_3f(n: int) -> None:
 def test_what_cannot_be_a_filter_is_an_error_that_says_why(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words.replace("(", r"\(")):
         chain(text, N, F)
+
+
+# --- safety never comes for free, but it comes cheap where f is far below n ---
+
+
+class Counted(float):
+    """A number that counts how often it is compared."""
+
+    comparisons = 0
+
+    def __truediv__(self, other: float) -> "Counted":
+        return Counted(float(self) / other)
+
+    def __lt__(self, other: float) -> bool:
+        Counted.comparisons += 1
+        return float(self) < other
+
+    def __gt__(self, other: float) -> bool:
+        Counted.comparisons += 1
+        return float(self) > other
+
+
+@pytest.fixture(scope="module")
+def many() -> Growth:
+    """100,000 workers who have all shown a growth; 20 of them, the last, may lie."""
+    stage, chance = Growth(100_000, 20, "upper"), np.random.default_rng(3)
+    for worker, growth in enumerate(chance.lognormal(size=stage.n)):
+        stage.judge(evidence(worker, float(growth)))
+    return stage
+
+
+@pytest.mark.parametrize("lie", [None, 0.0, 1e9])
+def test_with_100_000_workers_and_f_20_next_to_no_honest_work_is_lost(
+    many: Growth, lie: float | None
+) -> None:
+    chance = np.random.default_rng(4)
+    liars = range(many.n - 20, many.n if lie is not None else many.n - 20)
+    for liar in liars:
+        many.judge(evidence(liar, lie))
+    workers = chance.integers(many.n - 20, size=ARRIVALS)
+    passed = sum(admitted(many, int(w), float(chance.lognormal())) for w in workers)
+    assert passed / ARRIVALS >= 0.999
+    bounds = many.slowdown()
+    assert bounds is not None
+    assert bounds.low >= 0.999
+
+
+def test_a_verdict_compares_o_log_n_growths_and_remembers_one_a_worker(many: Growth) -> None:
+    chance = np.random.default_rng(5)
+    for worker in range(1000):
+        shown = evidence(worker)
+        before = Counted.comparisons
+        change = Change(0, Counted(chance.lognormal()), 1.0)
+        many.judge(replace(shown, change=change))
+        # Two to look its old and its new place up, and the bounds.
+        assert Counted.comparisons - before <= 3 * math.log2(many.n)
+    assert Counted.comparisons >= 1000 * math.log2(many.n) / 2
+    assert len(many.growths) == many.n == len(many.growths.state()["latest"])

@@ -252,6 +252,28 @@ def _attack_free() -> World:
     return world(2 * ARRIVALS)
 
 
+# --- dampening ---
+
+
+def test_curvature_hardly_dampens_where_all_are_equally_fast() -> None:
+    run = world(ARRIVALS, recipe={"preset": "none", "dampening": "curvature"})
+    assert np.mean([v.weight for v in run.verdicts]) >= 0.9
+    assert np.mean([v.staleness for v in run.verdicts]) > 8
+
+
+def test_curvature_bears_a_rate_with_stragglers_at_which_constant_falls_to_chance() -> None:
+    accuracy = {
+        dampening: world(
+            ARRIVALS,
+            stragglers="3:factor=10",
+            recipe={"preset": "none", "dampening": dampening, "rate": "constant:gamma=0.4"},
+        ).accuracy
+        for dampening in ("constant", "curvature")
+    }
+    assert accuracy["constant"] < 0.2
+    assert accuracy["curvature"] > 0.9
+
+
 # --- declared growth ---
 
 
