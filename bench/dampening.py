@@ -26,7 +26,8 @@ from kardam.recipe import Recipe
 from workers.crew import Member, crew
 from workers.objective import LocalObjective, Network
 from workers.simulation import simulate
-from workers.tasks import Task, load_task, split
+from workers.tasks import Task, load_task
+from workers.tasks.splits import deal
 from workers.worker import Worker
 
 N = 10
@@ -91,18 +92,18 @@ def shares(task: Task, members: Sequence[Member], seed: int) -> list[NDArray[np.
     low = task.train[1].numpy() < 3
     rare, rest = np.flatnonzero(low), np.flatnonzero(~low)
     return [
-        *(rare[part] for part in split(len(rare), slow, seed)),
-        *(rest[part] for part in split(len(rest), len(members) - slow, seed)),
+        *(rare[part] for part in deal("iid", rare, slow, seed)),
+        *(rest[part] for part in deal("iid", rest, len(members) - slow, seed)),
     ]
 
 
 def hire(scenario: str, network: Network, seed: int) -> list[Worker]:
     members = crew(n=N, seed=seed, latency=LATENCY, **SCENARIOS[scenario])
-    parts = split(len(network.task.train[1]), N, seed)
+    parts = deal("iid", network.task.train[1].numpy(), N, seed)
     if "classes" in scenario:
         parts = shares(network.task, members, seed)
     return [
-        member.worker(LocalObjective(network, part), seed)
+        member.worker(LocalObjective(network, part), seed, board=None)
         for member, part in zip(members, parts, strict=True)
     ]
 
