@@ -6,6 +6,7 @@ Wiring for the mains; the algorithm, the wire and the files are below.
 import asyncio
 import contextlib
 import importlib.metadata
+import logging
 import os
 import platform
 import secrets
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kardam import checkpoint
-from kardam.errors import Stalled, UsageError
+from kardam.errors import Stalled, Unwritable, UsageError
 from kardam.keys import Tokens, publish
 from kardam.messages import Manifest, Vector, Verdict
 from kardam.outcome import Ending, Outcome, ending_of
@@ -28,6 +29,8 @@ from kardam.server import Server, serve
 from kardam.sessions import Sessions, Terms
 from kardam.state import State
 from kardam.stats import Stats
+
+log = logging.getLogger(__name__)
 
 # Seconds between two looks at whether it is enough, which are also two pictures of a live view.
 LOOK = 0.25
@@ -188,7 +191,12 @@ def interrupts() -> Iterator[asyncio.Future[Ending]]:
 @contextlib.contextmanager
 def published(server: Server) -> Iterator[None]:
     """While the block runs, this user's commands on this machine may read the books."""
-    path = publish(server.endpoint, server.sessions.tokens.operator)
+    try:
+        path = publish(server.endpoint, server.sessions.tokens.operator)
+    except Unwritable as error:
+        log.warning("%s; kardam stats will not find its token", error)
+        yield
+        return
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from kardam.errors import Unwritable
 from kardam.messages import Role, WorkerId
 from kardam.state import State
 
@@ -111,15 +112,18 @@ def _file(endpoint: str) -> Path:
 
 def publish(endpoint: str, operator: str) -> Path:
     """Leave the operator's token where only this user can read it: a file, to be removed at the
-    end.
+    end. Raises Unwritable.
     """
     path = _file(endpoint)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    if path.parent.stat().st_uid != os.getuid():
-        raise PermissionError(f"{path.parent} belongs to somebody else")
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump({"endpoint": endpoint, "operator": operator}, file)
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        if path.parent.stat().st_uid != os.getuid():
+            raise Unwritable(f"{path.parent} belongs to somebody else")
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump({"endpoint": endpoint, "operator": operator}, file)
+    except OSError as error:
+        raise Unwritable(f"{path}: {error.strerror}") from error
     return path
 
 

@@ -69,7 +69,7 @@ DOORS = {
     "secrets": {"kardam.daemon"},
     "threading": {"kardam.client", "workers.nursery"},
     "socket": {"kardam.client"},
-    "logging": {"kardam.client", "kardam.server", "kardam.scribe", "kardam.__main__"},
+    "logging": {f"kardam.{name}" for name in ("client", "server", "scribe", "daemon", "__main__")},
     "pickle": set(),
     "multiprocessing": set(),
 }

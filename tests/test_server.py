@@ -333,6 +333,17 @@ async def test_draining_ends_when_the_last_upload_is_in() -> None:
         assert server.sessions.stats.total.admitted == 1
 
 
+@on_both_loops
+async def test_a_server_that_can_leave_no_token_for_its_user_serves_all_the_same() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", "/proc/nowhere")
+        async with serve(sessions(), ANY_PORT) as server:
+            with daemon.published(server):
+                assert published(server.endpoint) is None
+                async with worker(server) as client:
+                    assert (await asyncio.to_thread(client.pull)).model.version == 0
+
+
 def test_a_silent_endpoint_is_given_up_after_ones_patience() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
