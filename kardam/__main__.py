@@ -77,8 +77,8 @@ def finish(outcome: Outcome, as_json: bool) -> NoReturn:
     click.echo(f"ended: {outcome.ending.why}", err=True)
     if outcome.kept is not None:
         click.echo(f"kept:  {outcome.kept}; to go on: --resume {outcome.folder}", err=True)
-    if outcome.unwritten:
-        click.echo(f"lost:  {outcome.unwritten}", err=True)
+    for words in outcome.unwritten:
+        click.echo(f"lost:  {words}", err=True)
     sys.exit(outcome.code)
 
 

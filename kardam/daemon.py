@@ -102,7 +102,7 @@ class Run:
         """The end: its summary is written, and there is nothing more to do."""
         scribe = self.scribe
         scribe.summary(books)
-        return Outcome(ending, books, scribe.folder, scribe.kept, scribe.unwritten)
+        return Outcome(ending, books, scribe.folder, scribe.kept, (*scribe.unwritten.values(),))
 
     def _ending(self, look: Callable[[], str]) -> Ending | None:
         if self._asked.done():

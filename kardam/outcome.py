@@ -32,15 +32,15 @@ class Ending:
 class Outcome:
     """All that is to be told of a run that has ended.
 
-    `folder` is what it left behind, `kept` the newest checkpoint in it, `unwritten` says what could
-    not be written.
+    `folder` is what it left behind, `kept` the newest checkpoint in it, `unwritten` says what
+    could not be written.
     """
 
     ending: Ending
     books: Mapping[str, Any]
     folder: Path
     kept: Path | None
-    unwritten: str
+    unwritten: tuple[str, ...] = ()
 
     @property
     def code(self) -> int:

@@ -27,15 +27,15 @@ MEASURE = 1.0
 class Scribe:
     """Writes as the run goes. `seconds`: how long the run has lasted when it begins.
 
-    `folder` is where; `kept` the newest checkpoint that is whole; `unwritten` says what could not
-    be written last, or nothing.
+    `folder` is where; `kept` the newest checkpoint that is whole; `unwritten` says of each kind of
+    thing what could not be written last.
     """
 
     def __init__(self, sessions: Sessions, records: Records, every: Every, seconds: float) -> None:
         self.sessions = sessions
         self.folder = records.folder
         self.kept: Path | None = None
-        self.unwritten = ""
+        self.unwritten: dict[str, str] = {}
         self._records = records
         self._every = every
         self._measure_at = -math.inf
@@ -50,7 +50,7 @@ class Scribe:
 
     async def begin(self, now: float) -> None:
         """Keep the beginning, so that from now on there is something to go on from."""
-        with self._saying():
+        with self._saying("checkpoint"):
             self.kept = await self._checkpoint(now)
 
     def due(self, now: float) -> bool:
@@ -66,7 +66,7 @@ class Scribe:
 
     def look(self, now: float) -> None:
         """Write what is due; checkpoints in a thread of their own, one at a time."""
-        with self._saying():
+        with self._saying("checkpoint"):
             if self._writing is not None and self._writing.done():
                 writing, self._writing = self._writing, None
                 self.kept = writing.result()
@@ -76,24 +76,24 @@ class Scribe:
 
     async def end(self, now: float) -> None:
         """Write where the run ended, however it did."""
-        with self._saying():
+        with self._saying("checkpoint"):
             if self._writing is not None:
                 writing, self._writing = self._writing, None
                 self.kept = await writing
         self._measure_at = -math.inf
         self._log(now)
         if self._kept_updates < self.sessions.descent.model.version:
-            with self._saying():
+            with self._saying("checkpoint"):
                 self.kept = await self._checkpoint(now)
 
     def summary(self, books: Mapping[str, Any]) -> None:
         """The books at the end."""
-        with self._saying():
+        with self._saying("summary"):
             self._records.flush()
             self._records.summary(books)
 
     def _log(self, now: float) -> None:
-        with self._saying():
+        with self._saying("logs"):
             if now >= self._measure_at:
                 self._measure_at = now + MEASURE
                 self._records.measure(self.sessions.metrics(now))
@@ -116,10 +116,10 @@ class Scribe:
         return asyncio.create_task(writing)
 
     @contextlib.contextmanager
-    def _saying(self) -> Iterator[None]:
+    def _saying(self, what: str) -> Iterator[None]:
         try:
             yield
         except Unwritable as error:
-            if not self.unwritten:
+            if what not in self.unwritten:
                 log.warning("%s; training goes on", error)
-            self.unwritten = str(error)
+            self.unwritten[what] = str(error)

@@ -69,7 +69,7 @@ class Experiment:
         self._measure()
         books = self._books("ended")
         self._records.summary(books)
-        return Outcome(ending, books, self._records.folder, kept=None, unwritten="")
+        return Outcome(ending, books, self._records.folder, kept=None)
 
     def _observe(self, verdict: Verdict) -> None:
         self._stats.record(verdict, self._now)
