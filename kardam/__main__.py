@@ -6,6 +6,7 @@ Only mains choose, and print. Imports are few: `kardam stats` must answer at onc
 import contextlib
 import json
 import logging
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -32,6 +33,7 @@ from kardam.flags import (
 from kardam.keys import published
 from kardam.outcome import Outcome
 from kardam.plan import Plan
+from kardam.spec import is_import_path, reads_file
 from kardam.view import Books
 
 # Columns, where standard output is no terminal.
@@ -44,10 +46,13 @@ def announce(run: daemon.Run, plan: Plan, join: bool = True) -> None:
     """What is served, and the lines to paste."""
     endpoint, d = run.server.endpoint, run.server.sessions.terms.manifest.d
     recipe = plan.recipe
+    # A worker imports no code and reads no file that its owner did not name.
+    theirs = is_import_path(plan.task) or reads_file(plan.task, "--task")
+    task = f" --task {shlex.quote(plan.task)}" if theirs else ""
     lines = [
         f"kardam {__version__} serves {d:,} numbers to {recipe.n} workers"
         f" (f={recipe.f}, {recipe.filter})",
-        *[f"  a worker:  kardam work {endpoint}"] * join,
+        *[f"  a worker:  kardam work {endpoint}{task}"] * join,
         f"  a look:    kardam stats {endpoint}",
         f"  records:   {plan.out}",
         *[f"  goes on from {plan.checkpoint}"] * (plan.checkpoint is not None),

@@ -57,6 +57,11 @@ def is_import_path(text: str) -> bool:
     return _IMPORT_PATH.fullmatch(text.strip()) is not None
 
 
+def reads_file(text: str, knob: str) -> bool:
+    """Whether the text names a file to be read: whatever takes one calls it `path`."""
+    return "path" in parse(text, knob).args
+
+
 def stages(text: str) -> list[str]:
     """`growth:band=middle+clip` as its joined parts."""
     return [part.strip() for part in _JOINT.split(text) if part.strip()]

@@ -324,7 +324,9 @@ def test_a_task_that_raises_while_training_ends_in_one_sentence(tmp_path: Path) 
 def test_a_server_may_not_make_a_worker_import_what_its_owner_did_not_name(tmp_path: Path) -> None:
     own = "tests.test_worker:small_task"
     with started("serve", "--task", own, "--workers", "1") as server:
-        endpoint = lines(server, r"kardam work (tcp://127\.0\.0\.1:\d+)")[1]
+        endpoint = lines(
+            server, r"kardam work (tcp://127\.0\.0\.1:\d+) --task tests\.test_worker:small_task$"
+        )[1]
         code, _, err = kardam("work", endpoint)
         assert (code, f"say --task {own}" in err) == (2, True)
         code, _, err = kardam("work", endpoint, "--task", "digits")

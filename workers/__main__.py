@@ -43,7 +43,7 @@ from kardam.outcome import Outcome
 from kardam.plan import Plan
 from kardam.records import Records, check_new
 from kardam.server import Server
-from kardam.spec import is_import_path, parse
+from kardam.spec import is_import_path, reads_file
 from kardam.view import Books
 from workers.crew import HONEST, Member, checked, crew, liars_among
 from workers.swarm import EVALUATOR, Swarm, swarm
@@ -403,7 +403,7 @@ def _agreed(knob: str, ours: str | None, theirs: str) -> str:
             f"the server's {knob} is {theirs!r}, which is not kardam's own: to import it here, say"
             f" --{knob} {theirs}"
         )
-    if "path" in parse(theirs, f"the server's {knob}").args:
+    if reads_file(theirs, f"the server's {knob}"):
         raise UsageError(
             f"the server's {knob} is {theirs!r}: to read such a file of yours, say"
             f" --{knob} {shlex.quote(theirs)}, with its path here"
