@@ -70,7 +70,7 @@ def test_sockets_and_simulation_agree_as_closely_as_asynchrony_permits(
 ) -> None:
     # The draws of every worker are the same. Whose answer is first is not: that is the machine's,
     # so each run is another sample of one distribution, and not the same numbers.
-    words = (*FLAGS, "--arrivals", "2500", "--latency", "lognormal:mean=0.05,sigma=0.5")
+    words = (*FLAGS, "--arrivals", "1800", "--latency", "lognormal:mean=0.04,sigma=0.5")
     virtual = simulated(kardam, tmp_path / "virtual", *words)
     code, real, err = processes("run", *words, "--json", "--quiet", "--out", str(tmp_path / "real"))
     assert code == 0, err
