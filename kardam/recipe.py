@@ -112,7 +112,7 @@ class Recipe:
     @property
     def quorum(self) -> int:
         """How many workers must be there: n - f where a rule bears f > 0 liars, else one."""
-        robust = self.filter != "none" or self.aggregator != "average"
+        robust = self.filter != "none" or self.aggregator != "average" or self._gathering().robust
         return self.n - self.f if self.f > 0 and robust else 1
 
     def descent(self, x: Vector) -> Descent:
@@ -140,17 +140,24 @@ class Recipe:
 
     def _gathering(self) -> Gathering:
         knob = "--aggregator"
+        sizes: list[int] = []
 
         def rule(size: int) -> Rule:
+            sizes.append(size)
             # What counts as n is how many vectors the rule will see.
             return build(
                 self.aggregator, AGGREGATORS, f"--gather {self.gather} {knob}", n=size, f=self.f
             )
 
         gathering = build(self.gather, GATHERINGS, "--gather", n=self.n, f=self.f, rule=rule)
-        if isinstance(gathering, OnArrival) and self.aggregator != DEFAULT_AGGREGATOR:
+        if self.aggregator != DEFAULT_AGGREGATOR and isinstance(gathering, OnArrival):
             raise UsageError(
                 f"{knob} {self.aggregator}: on arrival a fast liar may own all that it is shown;"
                 " give --gather buffered or synchronous"
+            )
+        if self.aggregator != DEFAULT_AGGREGATOR and not sizes:
+            raise UsageError(
+                f"{knob} {self.aggregator}: --gather {self.gather} has a rule of its own; leave"
+                f" {knob} away"
             )
         return gathering

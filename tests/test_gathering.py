@@ -120,7 +120,8 @@ def test_in_a_round_what_comes_late_or_twice_is_refused_and_moves_nothing() -> N
     assert ours.model.version == 1
 
 
-@pytest.mark.parametrize("gather", GATHERINGS)
+# The momentum of one that keeps it is another choice.
+@pytest.mark.parametrize("gather", [*(g for g in GATHERINGS if g != "ctma"), "ctma:beta=0"])
 def test_with_one_worker_every_gathering_is_plain_sgd_to_the_bit(gather: str) -> None:
     ours, x = Recipe.of(n=1, preset="none", gather=gather).descent(one(1)), one(1)
     chance = np.random.default_rng(0)
@@ -138,6 +139,12 @@ def test_with_one_worker_every_gathering_is_plain_sgd_to_the_bit(gather: str) ->
         ({"gather": "buffered:m=11"}, "expected 1 <= m <= n = 10, got m=11"),
         ({"gather": "synchronous:m=3"}, "unknown key 'm'"),
         ({"aggregator": "krum"}, "--aggregator krum: on arrival .* give --gather buffered"),
+        ({"gather": "ctma", "aggregator": "krum"}, "krum: --gather ctma has a rule of its own"),
+        ({"gather": "basgd:b=6"}, "expected 2f < b <= n, got b=6, f=3, n=10"),
+        ({"gather": "ctma:share=0.5"}, "expected 0 <= share < 1/2, got 0.5"),
+        ({"gather": "ctma:beta=1"}, "expected 0 <= beta < 1, got 1"),
+        ({"gather": "throttle:q=1"}, "expected q > 1, got 1"),
+        ({"gather": "throttle:clip=0"}, "expected clip > 0, got 0"),
         (
             {"gather": "synchronous", "aggregator": "krum"},
             r"--gather synchronous --aggregator 'krum': expected n >= 2f\+3 vectors, got n=7, f=3",
@@ -158,6 +165,8 @@ def test_what_cannot_be_gathered_is_an_error_that_says_why(
 def test_a_robust_rule_waits_for_n_minus_f_workers_as_a_filter_does() -> None:
     assert Recipe.of(n=10, preset="none").quorum == 1
     assert Recipe.of(n=10, preset="none", gather="buffered", aggregator="median").quorum == 7
+    assert Recipe.of(n=10, preset="none", gather="buffered").quorum == 1
+    assert Recipe.of(n=10, preset="none", gather="throttle").quorum == 7
 
 
 # --- in a world with liars ---
