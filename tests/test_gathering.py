@@ -137,7 +137,7 @@ def test_with_one_worker_every_gathering_is_plain_sgd_to_the_bit(gather: str) ->
     [
         ({"gather": "arrival:m=0"}, "--gather 'arrival:m=0': expected m >= 1, got m=0"),
         ({"gather": "buffered:m=11"}, "expected 1 <= m <= n = 10, got m=11"),
-        ({"gather": "synchronous:m=3"}, "unknown key 'm'"),
+        ({"gather": "synchronous:m=11"}, "expected 1 <= m <= n = 10, got m=11"),
         ({"aggregator": "krum"}, "--aggregator krum: on arrival .* give --gather buffered"),
         ({"gather": "ctma", "aggregator": "krum"}, "krum: --gather ctma has a rule of its own"),
         ({"gather": "basgd:b=6"}, "expected 2f < b <= n, got b=6, f=3, n=10"),
@@ -208,6 +208,13 @@ def test_rounds_cost_one_arrival_a_worker_and_take_as_long_as_their_slowest_memb
     assert ours.reasons.keys() == {"late"}
     slow = {member.index for member in ours.members if member.factor > 1}
     assert {v.worker for v in ours.verdicts if not v.admitted} == slow
+
+
+def test_a_round_may_be_of_all_workers_and_then_nobody_is_late() -> None:
+    recipe = {"preset": "none", "f": 3, "gather": "synchronous:m=10", "aggregator": "krum"}
+    ours = world(200, recipe=recipe, stragglers="2:factor=4")
+    assert ours.descent.model.version == 20
+    assert not ours.reasons
 
 
 def test_a_simulated_round_that_can_not_be_completed_ends_the_run() -> None:

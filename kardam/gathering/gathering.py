@@ -101,7 +101,7 @@ class Buffered(Gathering):
 
 class Synchronous(Buffered):
     """A buffer for answers to the newest model only; others are refused as `late`. So an update is
-    a round; who has answered waits for the next, and all for the (n-f)-th: the baseline.
+    a round; who has answered waits for the next, and all for the last of `size`: the baseline.
     """
 
     rounds = True
@@ -126,12 +126,20 @@ def buffered(n: int, f: int, rule: RuleOf, m: int | None = None) -> Gathering:
     """The rule over M distinct workers: by default n - f, since for more f silent ones are enough
     to stop it.
     """
-    size = n - f if m is None else m
-    if not 1 <= size <= n:
-        raise ValueError(f"expected 1 <= m <= n = {n}, got m={size}")
+    size = _size(n, f, m)
     return Buffered(size, rule(size))
 
 
-def synchronous(n: int, f: int, rule: RuleOf) -> Gathering:
-    """The rule over the first n - f answers to the newest model."""
-    return Synchronous(n - f, rule(n - f))
+def synchronous(n: int, f: int, rule: RuleOf, m: int | None = None) -> Gathering:
+    """The rule over the first M answers to the newest model: by default n - f. For M = n, as many
+    papers have it, one silent worker is enough to stop it.
+    """
+    size = _size(n, f, m)
+    return Synchronous(size, rule(size))
+
+
+def _size(n: int, f: int, m: int | None) -> int:
+    size = n - f if m is None else m
+    if not 1 <= size <= n:
+        raise ValueError(f"expected 1 <= m <= n = {n}, got m={size}")
+    return size
