@@ -178,10 +178,10 @@ def _watch(client: Client, every: float, as_json: bool) -> None:
             time.sleep(every)
 
 
-def entry(group: click.Group) -> NoReturn:
+def entry(command: click.Command) -> NoReturn:
     """Run a command line; what a user did wrong ends in one sentence and a numbered exit."""
     try:
-        group.main(standalone_mode=False)
+        command.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

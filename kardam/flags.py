@@ -152,7 +152,11 @@ chance_options = options(
         help="Who holds which data: iid, dirichlet:alpha=0.5 or by_label:share=0.5.",
     ),
     click.option(
-        "--seed", type=int, default=0, show_default=True, help="Everything that chance touches."
+        "--seed",
+        type=click.IntRange(0, 2**31 - 1),
+        default=0,
+        show_default=True,
+        help="Everything that chance touches.",
     ),
 )
 
@@ -222,6 +226,7 @@ def _checked(value: Any, parameter: click.Parameter, where: str) -> Any:
     """The value, if it is of the flag's own type: TOML says which it is."""
     kinds: Mapping[str, tuple[str, tuple[type, ...]]] = {
         "integer": ("a whole number", (int,)),
+        "integer range": ("a whole number", (int,)),
         "float": ("a number", (int, float)),
         "boolean": ("true or false", (bool,)),
     }

@@ -22,6 +22,9 @@ Draw = Callable[[], str]
 
 NOBODY = -1
 
+# More than there will ever be tokens of one worker under one server.
+TURNS = 10**6
+
 
 class Identity(NamedTuple):
     """A role, and which of the n workers it is (NOBODY for the other roles)."""
@@ -42,6 +45,7 @@ class Tokens:
         self.n = n
         self._draw = draw
         self._secret = draw()
+        self._least = 0
         self._turns: dict[Identity, int] = {}
         self.evaluator = self._issue(Identity("evaluator"))
         self.operator = self._issue(Identity("operator"))
@@ -79,6 +83,7 @@ class Tokens:
         """The secret, and whose turn it is; whoever reads it may be anybody."""
         return {
             "secret": self._secret,
+            "least": self._least,
             "evaluator": self.evaluator,
             "operator": self.operator,
             "turns": [[*identity, turn] for identity, turn in self._turns.items()],
@@ -87,11 +92,13 @@ class Tokens:
     def restore(self, state: State) -> None:
         """Take the place of the server that these were told of: its peers are known to this one."""
         self._secret = state["secret"]
+        # Beyond every turn that was issued after this was told.
+        self._least = state["least"] + TURNS
         self.evaluator, self.operator = state["evaluator"], state["operator"]
         self._turns = {Identity(role, worker): turn for role, worker, turn in state["turns"]}
 
     def _issue(self, identity: Identity) -> str:
-        turn = self._turns.get(identity, 0) + 1
+        turn = max(self._turns.get(identity, 0), self._least) + 1
         self._turns[identity] = turn
         said = f"{identity.role}.{identity.worker}.{turn}.{self._draw()[:8]}"
         return f"{said}.{self._mac(said)}"
@@ -106,8 +113,8 @@ class Tokens:
 def _file(endpoint: str) -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(runtime) if runtime else Path(tempfile.gettempdir())
-    port = endpoint.rpartition(":")[2]
-    return folder / f"kardam-{os.getuid()}" / f"{port}.json"
+    name = hashlib.sha256(endpoint.encode()).hexdigest()[:16]
+    return folder / f"kardam-{os.getuid()}" / f"{name}.json"
 
 
 def publish(endpoint: str, operator: str) -> Path:

@@ -43,6 +43,9 @@ from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_manifest
 SILENT = 10.0
 FORGOTTEN = 60.0
 
+# A vector on its way takes a second more for so many bytes: a slow line, not a forgotten request.
+BYTES_A_SECOND = 30_000
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Say:
@@ -102,6 +105,7 @@ class _Assembly:
     lent: Lent
     buffer: Vector
     received: int = 0
+    parts: int = 0
 
 
 class Link:
@@ -197,21 +201,28 @@ class Link:
         if now - self._heard > SILENT:
             self._welcomed = False
             return [Reconnect()]
-        if self.terms is not None and self._request and now - self._asked > FORGOTTEN:
+        if self.terms is not None and self._request and now - self._asked > self._forgotten():
             return self.connected(now)
         if self.terms is not None and now >= self._beat_at:
             self._beat_at = now + self.terms.beat * self._jitter()
             return [Say(Beat(self.state))]
         return []
 
+    def _forgotten(self) -> float:
+        d = self._manifest.d if self._manifest is not None else 0
+        return FORGOTTEN + 4 * d / BYTES_A_SECOND
+
     def receive(self, message: Down, body: Bytes, now: float) -> list[Action]:
         """The server said this. Raises ProtocolError where it makes no sense."""
         self._heard = now
+        if isinstance(message, Lent | Part | Grant):
+            self._asked = now  # what was asked for is coming
         match message:
             case Welcome():
                 return self._welcome(message, body, now)
             case Again():
-                return self.connected(now)
+                # While a hello is under way, its answer will do.
+                return self.connected(now) if self._welcomed else []
             case Lent():
                 return self._lent(message)
             case Part():
@@ -263,6 +274,9 @@ class Link:
         assembly = self._assembly
         if assembly is None or part.ticket != assembly.lent.ticket:
             raise ProtocolError("a part of nothing")
+        if part.index != assembly.parts:
+            raise ProtocolError(f"expected part {assembly.parts}, got {part.index}")
+        assembly.parts += 1
         place = assembly.buffer.data.cast("B")
         end = assembly.received + len(body)
         if end > len(place):

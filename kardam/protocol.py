@@ -51,7 +51,7 @@ class VersionMismatch(ProtocolError):
 
     def __init__(self, theirs: object) -> None:
         self.theirs = theirs
-        super().__init__(f"expected protocol {PROTOCOL}, got {theirs!r}")
+        super().__init__(f"expected protocol {PROTOCOL}, got {_told(theirs)}")
 
 
 # --- frames ---
@@ -94,7 +94,7 @@ def _decode(frames: Sequence[Bytes], kinds: dict[str, type]) -> tuple[Any, Bytes
     name = fields.pop("kind", None)
     kind = kinds.get(name) if type(name) is str else None
     if kind is None:
-        raise ProtocolError(f"unknown kind {str(name)[:32]!r}")
+        raise ProtocolError(f"unknown kind {_told(name)}")
     if kind in (Hello, Enrol) and fields.get("protocol") != PROTOCOL:
         raise VersionMismatch(fields.get("protocol"))
     if len(body) > _BODY_BYTES_MAX.get(kind, 0):
@@ -102,11 +102,21 @@ def _decode(frames: Sequence[Bytes], kinds: dict[str, type]) -> tuple[Any, Bytes
         raise ProtocolError(f"{name}: body of {len(body)} bytes, expected at most {most}")
     checks = _CHECKS[kind]
     if fields.keys() != checks.keys():
-        raise ProtocolError(f"{name}: fields {sorted(fields)[:8]}, expected {sorted(checks)}")
+        came = ", ".join(map(_told, list(fields)[:8]))
+        raise ProtocolError(f"{name}: fields {came}, expected {', '.join(checks)}")
     try:
         return kind(**{field: check(fields[field]) for field, check in checks.items()}), body
     except _Wrong as wrong:
         raise ProtocolError(f"{name}: {wrong}") from None
+
+
+def _told(value: object) -> str:
+    """A peer's value in our words. A container is only named: its depth is the peer's choice."""
+    if isinstance(value, str | bytes):
+        return repr(value[:32])
+    if isinstance(value, int | float | None):
+        return repr(value)[:32]
+    return f"a {type(value).__name__}"
 
 
 def unpack(data: Bytes) -> Any:
@@ -143,7 +153,7 @@ def decode_manifest(body: Bytes) -> Manifest:
         match tensor:
             case [str(), [*dims]] if all(type(dim) is int and 0 <= dim < 2**40 for dim in dims):
                 continue
-        raise ProtocolError(f"expected [name, [dim, ...]], got {str(tensor)[:64]}")
+        raise ProtocolError(f"expected [name, [dim, ...]], got {_told(tensor)}")
     return Manifest(tuple((name, tuple(dims)) for name, dims in tensors))
 
 
@@ -176,7 +186,7 @@ def _check(field: str, hint: Any) -> Check:
 def _one_of(field: str, allowed: tuple[str, ...]) -> Check:
     def check(value: Any) -> Any:
         if type(value) is not str or value not in allowed:
-            raise _Wrong(f"{field} is {str(value)[:32]!r}, expected one of {allowed}")
+            raise _Wrong(f"{field} is {_told(value)}, expected one of {allowed}")
         return value
 
     return check
@@ -200,6 +210,9 @@ def _exactly(field: str, kind: type, within: Within | None) -> Check:
             raise _Wrong(f"{field} is a {type(value).__name__}, expected {kind.__name__}")
         if within is not None and not within.low <= size(value) <= within.high:
             raise _Wrong(f"{field} is outside [{within.low}, {within.high}]")
+        # It may come to stand in somebody's terminal, where some characters are commands.
+        if isinstance(value, str) and not value.isprintable():
+            raise _Wrong(f"{field} has characters that cannot be printed")
         return value
 
     return check

@@ -59,6 +59,10 @@ DEFAULT_GATHER = "arrival:m=1"
 DEFAULT_AGGREGATOR = "average"
 
 
+# What a server's books can be asked to hold.
+N_MAX = 10**6
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """n workers of whom f are assumed to lie, and which rules judge, dampen, gather and step.
@@ -92,8 +96,8 @@ class Recipe:
 
         Raises UsageError where a part is unknown, or the parts do not go together.
         """
-        if n < 1:
-            raise UsageError(f"--workers: expected at least 1, got {n}")
+        if not 1 <= n <= N_MAX:
+            raise UsageError(f"--workers: expected 1 to {N_MAX:,}, got {n}")
         if preset not in PRESETS:
             raise UsageError(f"--preset: unknown name {preset!r}{suggest(preset, PRESETS)}")
         recipe = cls(
@@ -112,7 +116,7 @@ class Recipe:
     @property
     def quorum(self) -> int:
         """How many workers must be there: n - f where a rule bears f > 0 liars, else one."""
-        robust = self.filter != "none" or self.aggregator != "average"
+        robust = self.filter != "none" or self.aggregator != "average" or self._gathering().robust
         return self.n - self.f if self.f > 0 and robust else 1
 
     def descent(self, x: Vector) -> Descent:
@@ -140,17 +144,24 @@ class Recipe:
 
     def _gathering(self) -> Gathering:
         knob = "--aggregator"
+        sizes: list[int] = []
 
         def rule(size: int) -> Rule:
+            sizes.append(size)
             # What counts as n is how many vectors the rule will see.
             return build(
                 self.aggregator, AGGREGATORS, f"--gather {self.gather} {knob}", n=size, f=self.f
             )
 
         gathering = build(self.gather, GATHERINGS, "--gather", n=self.n, f=self.f, rule=rule)
-        if isinstance(gathering, OnArrival) and self.aggregator != DEFAULT_AGGREGATOR:
+        if self.aggregator != DEFAULT_AGGREGATOR and isinstance(gathering, OnArrival):
             raise UsageError(
                 f"{knob} {self.aggregator}: on arrival a fast liar may own all that it is shown;"
                 " give --gather buffered or synchronous"
+            )
+        if self.aggregator != DEFAULT_AGGREGATOR and not sizes:
+            raise UsageError(
+                f"{knob} {self.aggregator}: --gather {self.gather} has a rule of its own; leave"
+                f" {knob} away"
             )
         return gathering

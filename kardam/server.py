@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any
 
 import zmq
@@ -59,10 +59,14 @@ class Router:
     """
 
     def __init__(
-        self, socket: zmq.Socket[bytes], deliver: Callable[[Peer, list[memoryview]], None]
+        self,
+        socket: zmq.Socket[bytes],
+        deliver: Callable[[Peer, list[memoryview]], None],
+        backlog: int = BACKLOG_MAX,
     ) -> None:
         self._socket = socket
         self._deliver = deliver
+        self._most = backlog
         self._backlog: dict[Peer, deque[Sequence[Bytes]]] = {}
 
     def send(self, peer: Peer, frames: Sequence[Bytes]) -> None:
@@ -70,11 +74,17 @@ class Router:
         waiting = self._backlog.get(peer)
         if waiting is not None:
             waiting.append(frames)
-            if len(waiting) > BACKLOG_MAX:
+            if len(waiting) > self._most:
                 log.warning("a peer does not read: %d messages to it are dropped", len(waiting))
                 del self._backlog[peer]
         elif not self._try(peer, frames):
             self._backlog[peer] = deque([frames])
+
+    def forget_all_but(self, peers: Collection[Peer]) -> None:
+        """Nobody else gets what waits for him, but for one last word."""
+        for peer in [p for p, waiting in self._backlog.items() if len(waiting) > 1]:
+            if peer not in peers:
+                del self._backlog[peer]
 
     def look(self) -> bool:
         """Read up to BUDGET messages, write what waits; whether there is more to read."""
@@ -133,7 +143,9 @@ class Server:
         self.sessions = sessions
         self.endpoint = endpoint
         self._observe = observe
-        self._router = Router(socket, self._deliver)
+        # Room for a model and the next, however large.
+        chunks = sessions.descent.model.x.nbytes // CHUNK_BYTES
+        self._router = Router(socket, self._deliver, BACKLOG_MAX + 2 * chunks)
         self._descriptor = int(socket.get(zmq.FD))
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time() - seconds
@@ -169,6 +181,7 @@ class Server:
             while not self._crashed.done():
                 await asyncio.wait({self._crashed}, timeout=TICK)
                 self._do(self.sessions.tick(self.now))
+                self._router.forget_all_but(self.sessions.peers)
                 self._look()
             self._crashed.result()
         finally:

@@ -6,6 +6,7 @@ socket and reads no clock; it knows the algorithm only as loans and verdicts.
 
 import json
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +61,9 @@ GONE = 30.0
 # Whoever says goodbye makes room at once; who is only gone may come back, and has so long.
 VACANT = 60.0
 
-# A granted upload has this long, and a second more for so many bytes: a slow line, not a dead one.
+# A granted upload has this long for each of its chunks: a slow line, not a dead one, and not a liar
+# who holds the grants that others wait for.
 UPLOAD_SECONDS = 30.0
-UPLOAD_BYTES_A_SECOND = 100_000
 
 # Reserved for uploads in flight: so many models' worth, or this many bytes where models are small.
 BUDGET_MODELS = 4
@@ -231,6 +232,11 @@ class Sessions:
     def drained(self) -> bool:
         return self.draining and not any(s.upload for s in self._workers.values())
 
+    @property
+    def peers(self) -> Collection[Peer]:
+        """Who said hello, and is not gone."""
+        return self._sessions.keys()
+
     def halt(self, reason: str) -> list[Effect]:
         """Tell everybody that it is over; workers only if the run is."""
         return [
@@ -386,7 +392,7 @@ class Sessions:
             upload = session.upload
             assert upload is not None  # who asks has an upload, and leaves the queue with it
             upload.buffer = np.empty(self.descent.model.x.shape, np.float32)
-            upload.deadline = now + UPLOAD_SECONDS + self._nbytes / UPLOAD_BYTES_A_SECOND
+            upload.deadline = now + UPLOAD_SECONDS
             effects.append(Send(session.peer, Grant(upload.push.ticket)))
         return effects
 
@@ -399,6 +405,7 @@ class Sessions:
             return self._abort(session, upload, "malformed", now)
         upload.buffer.data.cast("B")[upload.received : upload.received + expected] = body
         upload.received += expected
+        upload.deadline = now + UPLOAD_SECONDS
         self.stats.moved(expected, 0, now)
         if upload.received < self._nbytes:
             return []

@@ -15,6 +15,9 @@ from kardam.state import State
 # Rates are over the last so many seconds: long enough to be calm, short enough to show a change.
 RATE_SECONDS = 10
 
+# Refused in a row, of a worker, that is more than its bad luck.
+STALLED_EACH = 20
+
 # A snapshot carries so many of the newest evaluations.
 HELD_OUT_MAX = 500
 
@@ -111,8 +114,9 @@ class Stats:
         self.honest = Tally()
         self.byzantine = Tally()
         self.started = 0
-        # Why each gradient was refused since the last one was admitted.
+        # Why each gradient was refused since the last one was admitted, and of how many of each.
         self.since_admitted: Counter[str] = Counter()
+        self._refused_since: Counter[WorkerId] = Counter()
         self.held_out: list[tuple[int, float, float, float]] = []
         self.violations = 0
         self.workers: dict[WorkerId, WorkerStats] = defaultdict(WorkerStats)
@@ -134,8 +138,10 @@ class Stats:
         self.started += verdict.admitted and verdict.rule == "startup"
         if verdict.admitted:
             self.since_admitted.clear()
+            self._refused_since.clear()
         else:
             self.since_admitted[verdict.rule] += 1
+            self._refused_since[verdict.worker] += 1
         self._delivered.add(1, now)
         row.rate.add(1, now)
         if verdict.updates > self.updates:
@@ -175,8 +181,13 @@ class Stats:
 
     @property
     def stalled(self) -> bool:
-        """Whether nothing was admitted for 50 n deliveries."""
-        return self.since_admitted.total() >= 50 * self.n
+        """Whether nothing was admitted for 50 n deliveries, of which n - f workers have had more
+        than a few: the f who lie may be refused as often as they please, and end no run by it.
+        """
+        if self.since_admitted.total() < 50 * self.n:
+            return False
+        enough = sum(count >= STALLED_EACH for count in self._refused_since.values())
+        return enough >= self.n - self.f
 
     def staleness(self, share: float) -> int:
         """The smallest staleness that so large a share of the deliveries do not exceed; 0 before
@@ -209,7 +220,7 @@ class Stats:
             "delivered": self.total.delivered,
             "admitted": self.total.admitted,
             "refused": dict(self.total.refused.most_common()),
-            "slowdown": _plain(self.honest.share),
+            "slowdown": _plain((self.honest if self.labelled else self.total).share),
             "slowdown_of": "honest" if self.labelled else "all",
             "slowdown_bounds": self.bounds._asdict() if self.bounds else None,
             "updates": self.updates,

@@ -59,8 +59,10 @@ def _run(books: Books) -> Table:
         rows["byzantine"] = (
             f"{_tally(byzantine)}; {_percent(books['byzantine_share'])} of all admitted"
         )
+    for name, fate in books.get("deaths", {}).items():
+        rows[f"died: {name}"] = fate
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table
 
 
@@ -77,7 +79,8 @@ def _workers(books: Books) -> Table:
         apart = diagnosis.of_worker(row, books)
         table.add_row(
             str(row["worker"]),
-            row["label"] or "honest",
+            # Text: what somebody calls himself is no markup of ours.
+            Text(row["label"] or "honest"),
             row["state"],
             f"{row['per_second']:.1f}",
             f"{row['delivered']:,}",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kardam.errors import UsageError
 from kardam.messages import Declared, Gradient, Vector, Verdict
 from kardam.recipe import Recipe
-from tests.worlds import LATENCY, network, share, world
+from tests.worlds import LATENCY, network, share, start, world
 from workers.attacks import ATTACKS, Attack, Chain, Knows
 from workers.attacks.collusion import z_max
 from workers.board import private
@@ -64,7 +64,7 @@ def liars(text: str, count: int = 1, latency: str = "constant:seconds=1") -> lis
 
 def verdicts(arrivals: int, workers: list[Worker]) -> list[tuple[float, Verdict]]:
     """What a server without a filter says, and when."""
-    descent = Recipe.of(n=len(workers), f=0, preset="none").descent(network().x)
+    descent = Recipe.of(n=len(workers), f=0, preset="none").descent(start())
     return list(islice(simulate(descent, workers), arrivals))
 
 
@@ -181,7 +181,7 @@ def test_colluders_agree_on_nothing_but_their_board() -> None:
 def test_a_version_lie_is_a_gradient_at_an_old_model_under_the_newest_ticket() -> None:
     (liar,) = liars("version_lie:age=2")
     (honest,) = hire(crew(n=1), network(), 0)
-    models = [network().x + np.float32(step) for step in range(5)]
+    models = [start() + np.float32(step) for step in range(5)]
     for at, x in enumerate(models):
         answer = liar.answer(ticket=at, version=at, x=x)
         twin = honest.answer(ticket=at, version=at, x=models[max(at - 2, 0)])
@@ -194,8 +194,8 @@ def test_a_replay_is_an_old_gradient_under_its_old_ticket_and_under_the_newest()
     (honest,) = hire(crew(n=1), network(), 0)
     own = []
     for at in range(5):
-        answer = liar.answer(ticket=at, version=at, x=network().x)
-        own.append(honest.answer(ticket=at, version=at, x=network().x).gradient.g.tobytes())
+        answer = liar.answer(ticket=at, version=at, x=start())
+        own.append(honest.answer(ticket=at, version=at, x=start()).gradient.g.tobytes())
         assert answer.gradient.ticket == at
         assert answer.gradient.g.tobytes() == own[max(at - 2, 0)]
         if at == 0:
@@ -230,7 +230,7 @@ def test_a_liar_may_start_late_and_stop(text: str, lying: list[bool]) -> None:
     (liar,) = liars(text)
     (honest,) = hire(crew(n=1), network(), 0)
     for at, lies in enumerate(lying):
-        one, other = (w.answer(at, at, network().x).gradient.g for w in (liar, honest))
+        one, other = (w.answer(at, at, start()).gradient.g for w in (liar, honest))
         assert one.tobytes() == (-other if lies else other).tobytes()
 
 

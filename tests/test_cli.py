@@ -38,7 +38,7 @@ class Kardam:
     ("line", "words"),
     [
         ("run --f 4", "expected n > 3f, got n=10, f=4: give --workers more or --f at most 3"),
-        ("run --workers 0", "--workers: expected at least 1, got 0"),
+        ("run --workers 0", "--workers: expected 1 to 1,000,000, got 0"),
         ("run --preset medle", "did you mean 'middle'"),
         ("run --filter growth:bnad=upper", "--filter 'growth:bnad=upper': unknown key 'bnad'"),
         ("run --dampening invers", "--dampening: unknown name 'invers'; did you mean 'inverse'"),
@@ -60,6 +60,8 @@ class Kardam:
         ("run --latency trace:path=no.txt", "'trace:path=no.txt': no.txt: No such file"),
         ("run --speeds 20:1", "expected 0 < low <= high, got low=20.0, high=1.0"),
         ("run --outages 2", "expected a count and their outages like 2:every=20,seconds=5"),
+        ("run --seed -1", "-1 is not in the range"),
+        ("run --stragglers 2:factor=1.2.3", "expected a count and a factor like 2:factor=10"),
         ("run --updates 0", "--updates: expected more than 0, got 0"),
         ("run --target 95", "--target: expected an accuracy in (0, 1], got 95"),
         ("run --bind 127.0.0.1:5555", "expected an endpoint like tcp://127.0.0.1:5555"),

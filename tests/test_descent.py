@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kardam.descent import LOANS_MAX, Descent
+from kardam.filters import Frequency
 from kardam.messages import Declared, Gradient, Vector, Verdict
 from kardam.rates import constant as rate_of
 from kardam.recipe import PRESETS, Recipe
@@ -142,7 +143,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def frequency_holds_where_it_is_in_the_chain(self) -> None:
-        if hasattr(self, "descent") and "frequency" in str(self.descent.filter.__dict__):
+        stages = getattr(self.descent.filter, "stages", ()) if hasattr(self, "descent") else ()
+        if any(isinstance(stage, Frequency) for stage in stages):
             window = self.owners[-(2 * F + 1) :]
             assert len(set(window)) == len(window)
 

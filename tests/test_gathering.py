@@ -15,7 +15,7 @@ from kardam.gathering import GATHERINGS, Buffered, OnArrival, Synchronous
 from kardam.messages import Gradient, Vector
 from kardam.recipe import Recipe
 from tests.strategies import vectors
-from tests.worlds import World, network, world
+from tests.worlds import World, network, start, world
 from workers.crew import crew
 from workers.simulation import hire, simulate
 
@@ -120,7 +120,8 @@ def test_in_a_round_what_comes_late_or_twice_is_refused_and_moves_nothing() -> N
     assert ours.model.version == 1
 
 
-@pytest.mark.parametrize("gather", GATHERINGS)
+# The momentum of one that keeps it is another choice.
+@pytest.mark.parametrize("gather", [*(g for g in GATHERINGS if g != "ctma"), "ctma:beta=0"])
 def test_with_one_worker_every_gathering_is_plain_sgd_to_the_bit(gather: str) -> None:
     ours, x = Recipe.of(n=1, preset="none", gather=gather).descent(one(1)), one(1)
     chance = np.random.default_rng(0)
@@ -136,8 +137,14 @@ def test_with_one_worker_every_gathering_is_plain_sgd_to_the_bit(gather: str) ->
     [
         ({"gather": "arrival:m=0"}, "--gather 'arrival:m=0': expected m >= 1, got m=0"),
         ({"gather": "buffered:m=11"}, "expected 1 <= m <= n = 10, got m=11"),
-        ({"gather": "synchronous:m=3"}, "unknown key 'm'"),
+        ({"gather": "synchronous:m=11"}, "expected 1 <= m <= n = 10, got m=11"),
         ({"aggregator": "krum"}, "--aggregator krum: on arrival .* give --gather buffered"),
+        ({"gather": "ctma", "aggregator": "krum"}, "krum: --gather ctma has a rule of its own"),
+        ({"gather": "basgd:b=6"}, "expected 2f < b <= n, got b=6, f=3, n=10"),
+        ({"gather": "ctma:share=0.5"}, "expected 0 <= share < 1/2, got 0.5"),
+        ({"gather": "ctma:beta=1"}, "expected 0 <= beta < 1, got 1"),
+        ({"gather": "throttle:q=1"}, "expected q > 1, got 1"),
+        ({"gather": "throttle:clip=0"}, "expected clip > 0, got 0"),
         (
             {"gather": "synchronous", "aggregator": "krum"},
             r"--gather synchronous --aggregator 'krum': expected n >= 2f\+3 vectors, got n=7, f=3",
@@ -158,6 +165,8 @@ def test_what_cannot_be_gathered_is_an_error_that_says_why(
 def test_a_robust_rule_waits_for_n_minus_f_workers_as_a_filter_does() -> None:
     assert Recipe.of(n=10, preset="none").quorum == 1
     assert Recipe.of(n=10, preset="none", gather="buffered", aggregator="median").quorum == 7
+    assert Recipe.of(n=10, preset="none", gather="buffered").quorum == 1
+    assert Recipe.of(n=10, preset="none", gather="throttle").quorum == 7
 
 
 # --- in a world with liars ---
@@ -201,8 +210,15 @@ def test_rounds_cost_one_arrival_a_worker_and_take_as_long_as_their_slowest_memb
     assert {v.worker for v in ours.verdicts if not v.admitted} == slow
 
 
+def test_a_round_may_be_of_all_workers_and_then_nobody_is_late() -> None:
+    recipe = {"preset": "none", "f": 3, "gather": "synchronous:m=10", "aggregator": "krum"}
+    ours = world(200, recipe=recipe, stragglers="2:factor=4")
+    assert ours.descent.model.version == 20
+    assert not ours.reasons
+
+
 def test_a_simulated_round_that_can_not_be_completed_ends_the_run() -> None:
     members = crew(n=4)
-    descent = Recipe.of(n=4, f=1, preset="none", gather="synchronous").descent(network().x)
+    descent = Recipe.of(n=4, f=1, preset="none", gather="synchronous").descent(start())
     run = list(simulate(descent, hire(members, network(), 0)[:2]))
     assert [verdict.admitted for _, verdict in run] == [True, True]

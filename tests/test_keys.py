@@ -51,6 +51,9 @@ def test_the_next_server_knows_tokens_that_were_issued_after_its_checkpoint() ->
     assert after.identity(newer) == Identity("worker", 0)
     assert after.identity(old) is None
     assert after.identity(late) == Identity("worker", 3)
+    newest = after.issue(0)
+    assert after.identity(newest) == Identity("worker", 0)
+    assert after.identity(newer) is None
     assert after.identity(before.evaluator) == Identity("evaluator")
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kardam.messages import (
     Beat,
     Down,
+    Enrol,
     Grant,
     Hello,
     Judged,
@@ -52,7 +53,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         if kind is float:
             return st.floats(low, high)
         if kind is str:
-            return st.text(min_size=int(low), max_size=int(high))
+            printable = st.characters().filter(str.isprintable)
+            return st.text(printable, min_size=int(low), max_size=int(high))
         item = values(typing.get_args(kind)[0])
         return st.lists(item, min_size=int(low), max_size=int(high)).map(tuple)
     if typing.get_origin(hint) is typing.Literal:
@@ -152,6 +154,32 @@ def test_a_field_that_is_not_what_it_must_be_is_refused_or_valid(
         return
     # It got through: then it is a message that we could have sent.
     assert repr(decode_up(encode(decoded))[0]) == repr(decoded)
+
+
+@given(up_messages, st.binary(max_size=4), anything)
+def test_a_field_too_many_is_refused_whatever_its_name(
+    message: Up, name: bytes, value: Any
+) -> None:
+    fields = dataclasses.asdict(message) | {"kind": type(message).__name__.lower(), name: value}
+    with pytest.raises(ProtocolError):
+        decode_up([msgpack.packb(fields)])
+
+
+@pytest.mark.parametrize("field", ["kind", "role", "protocol", "state"])
+def test_no_depth_of_nesting_is_more_than_a_protocol_error(field: str) -> None:
+    kind = "beat" if field == "state" else "hello"
+    start = b"\x82" + msgpack.packb("kind") + msgpack.packb(kind) + msgpack.packb(field)
+    if field == "kind":
+        start = b"\x81" + msgpack.packb("kind")
+    for depth in (10, 900, 1010, 3000):
+        with pytest.raises(ProtocolError):
+            decode_up([start + b"\x91" * depth + b"\xc0"])
+
+
+@pytest.mark.parametrize("label", ["\x1b[2J", "two\nlines", "\x07", "a\u202eb"])
+def test_what_could_command_a_terminal_is_no_label(label: str) -> None:
+    with pytest.raises(ProtocolError, match="cannot be printed"):
+        decode_up(encode(Enrol(PROTOCOL, "", label, False)))
 
 
 PUSH = {"kind": "push", "ticket": 1, "growth": 1.0, "since": 0, "loss": 0.5, "examples": 32}

@@ -91,12 +91,17 @@ def test_slowdown_is_of_honest_work_where_liars_are_known_and_else_of_all() -> N
 
 
 def test_a_run_that_admits_nothing_for_50_n_deliveries_is_stalled() -> None:
-    refused = Verdict(0, 0, False, "growth", 0)
-    stats = told([refused] * 249)
+    refused = [Verdict(turn % 4, 0, False, "growth", 0) for turn in range(250)]
+    stats = told(refused[:-1])
     assert not stats.stalled
-    stats.record(refused, 0.0)
+    stats.record(refused[-1], 0.0)
     assert stats.stalled
     stats.record(Verdict(0, 0, True, "", 1), 0.0)
+    assert not stats.stalled
+
+
+def test_f_liars_who_are_refused_as_often_as_they_please_stall_no_run() -> None:
+    stats = told([Verdict(4, 0, False, "nonfinite", 0)] * 10_000)
     assert not stats.stalled
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kardam.errors import KardamError, TaskError, UsageError
 from kardam.recipe import Recipe
 from tests.test_worker import small_task
-from tests.worlds import network
+from tests.worlds import network, start
 from workers.crew import crew
 from workers.objective import Network
 from workers.simulation import hire, simulate
@@ -826,7 +826,7 @@ def test_workers_hold_what_the_split_says() -> None:
     spread = {}
     for split in ("iid", "by_label:share=1"):
         workers = hire(crew(n=10), network(), 0, split)
-        first = np.array([w.answer(1, 0, network().x).gradient.g for w in workers])
+        first = np.array([w.answer(1, 0, start()).gradient.g for w in workers])
         spread[split] = np.linalg.norm(first - first.mean(0), axis=1).mean()
         held = shares(task, 10, 0, split)
         assert len(held) == len(workers)

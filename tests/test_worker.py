@@ -16,7 +16,7 @@ from torch import nn
 from kardam.errors import TaskError, UsageError
 from kardam.messages import Vector
 from kardam.spec import build
-from tests.worlds import network
+from tests.worlds import network, start
 from workers.crew import Member, checked, crew, speeds_of, stragglers_of
 from workers.latency import LATENCIES
 from workers.objective import AT_ONCE, LocalObjective, Network
@@ -477,14 +477,14 @@ def test_a_straggler_takes_his_factor_as_long_and_the_network_counts_apart() -> 
         latency="constant:seconds=2",
         network="constant:seconds=0.5",
     )
-    slow, quick = (w.answer(1, 0, network().x) for w in hire(members, network(), 0))
+    slow, quick = (w.answer(1, 0, start()) for w in hire(members, network(), 0))
     assert (slow.down, slow.compute, slow.up) == (0.5, 20.0, 0.5)
     assert (quick.down, quick.compute, quick.up) == (0.5, 2.0, 0.5)
 
 
 def test_a_worker_declares_its_growth_since_its_answer_on_another_version() -> None:
     (worker,) = hire(crew(n=1), network(), 0)
-    x = network().x
+    x = start()
     assert worker.answer(7, 0, x).gradient.declared is None
     assert worker.answer(8, 0, x).gradient.declared is None
     declared = worker.answer(9, 1, x + np.float32(0.01)).gradient.declared

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from kardam.descent import Descent
-from kardam.messages import Verdict
+from kardam.messages import Vector, Verdict
 from kardam.recipe import Recipe
 from workers.crew import Member, crew
 from workers.objective import Network
@@ -20,6 +20,12 @@ LATENCY = "lognormal:mean=1,sigma=0.5"
 @cache
 def network(seed: int = 0) -> Network:
     return Network(load_task("digits", seed))
+
+
+@cache
+def start(seed: int = 0) -> Vector:
+    """The first model. (`network` holds whichever it computed with last.)"""
+    return Network(load_task("digits", seed)).x
 
 
 class World(NamedTuple):
@@ -61,8 +67,7 @@ def world(
     arrivals: int, *, n: int = 10, seed: int = 0, recipe: dict[str, Any] | None = None, **who: Any
 ) -> World:
     """Run so many arrivals. `recipe` as for Recipe.of; the rest as for crew."""
-    start = Network(load_task("digits", seed)).x
-    descent = Recipe.of(n=n, **(recipe or {})).descent(start)
+    descent = Recipe.of(n=n, **(recipe or {})).descent(start(seed))
     members = crew(n=n, seed=seed, **{"latency": LATENCY, **who})
     run = simulate(descent, hire(members, network(), seed))
     return World(descent, members, [verdict for _, verdict in islice(run, arrivals)])

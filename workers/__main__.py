@@ -189,7 +189,8 @@ async def _run(plan: Plan, members: list[Member], quiet: bool) -> Outcome:
 
 def _too_few(hands: Swarm, quorum: int, workers: int) -> str:
     """Why the run cannot go on, where more of its own workers died than it bears; else empty."""
-    fates = hands.deaths
+    # Nobody was sent away yet: whoever has ended, however well, is missed.
+    fates = dict(hands.fates)
     fates.pop(EVALUATOR, None)
     left = workers - len(fates)
     if not fates or left >= quorum:

@@ -84,7 +84,7 @@ def stragglers_of(text: str) -> tuple[int, float]:
         return 0, 1.0
     spec = parse(text, "--stragglers")
     factor = spec.args.pop("factor", "10")
-    if spec.args or not re.fullmatch(r"\d+", spec.name) or not re.fullmatch(r"[\d.]+", factor):
+    if spec.args or not re.fullmatch(r"\d+", spec.name) or not re.fullmatch(r"\d+(\.\d+)?", factor):
         raise UsageError(
             f"--stragglers: expected a count and a factor like 2:factor=10, got {text!r}"
         )

@@ -115,7 +115,7 @@ class Nursery:
             traceback.print_exc()
         finally:
             sys.stderr.flush()
-            os.write(speak, words.encode()[:4096])
+            os.write(speak, words.encode(errors="backslashreplace")[:4096])
             os._exit(code)
 
     def _hear(self, pipe: int) -> None:
@@ -129,7 +129,13 @@ class Nursery:
         del self._children[pipe]
         _, status = os.waitpid(child.pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        tell(self._events, event="ended", name=child.name, code=code, words=child.words.decode())
+        tell(
+            self._events,
+            event="ended",
+            name=child.name,
+            code=code,
+            words=child.words.decode(errors="replace"),
+        )
 
     def _end(self) -> None:
         for child in self._children.values():

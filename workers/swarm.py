@@ -39,7 +39,7 @@ class Fate:
     def __str__(self) -> str:
         if self.code < 0:
             return f"killed by signal {-self.code}"
-        return self.words or f"exit code {self.code}"
+        return self.words or ("it left" if self.code == 0 else f"exit code {self.code}")
 
 
 class Swarm:
@@ -109,6 +109,14 @@ class Swarm:
         return json.loads(line) if line else None
 
     async def _listen(self) -> None:
+        await self._hear()
+        # The nursery is no more, and so is nobody who lived in it.
+        for name in list(self.pids):
+            self.fates[name] = Fate(1, "its nursery died")
+        self.pids.clear()
+        self.changed.set()
+
+    async def _hear(self) -> None:
         while (event := await self._event()) is not None:
             if event["event"] == "started":
                 self.pids[event["name"]] = event["pid"]

@@ -1,11 +1,8 @@
-"""When there is an update, and of which gradients: one interface for pure asynchrony, buffers and
-rounds.
-
-What reaches a gathering has passed the filter. Never in here: the rule over what is gathered
-(an aggregator's), or what is made of the result (an optimizer's).
+"""The noun, and the plain ones: what a gathering is; pure asynchrony, buffers and rounds. Never in
+here: the rule over what is gathered.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,12 +10,18 @@ from kardam.aggregators import Rule
 from kardam.messages import Refusal, Vector, WorkerId
 from kardam.state import State, Stateful
 
+# The chosen aggregator, as a function of how many vectors it will see.
+RuleOf = Callable[[int], Rule]
+
 
 class Gathering(Stateful):
     """Collects weighted gradients until they make an update; then begins anew."""
 
     # Whether a second answer of a worker to one model is of no use, so that he may as well wait.
     rounds = False
+
+    # Whether it bears liars by itself, whatever the aggregator.
+    robust = False
 
     def refuse(self, worker: WorkerId, staleness: int) -> Refusal | None:
         """Why an answer has no place in the update that is being gathered; None where it has."""
@@ -47,8 +50,8 @@ class OnArrival(Gathering):
         self._count = 0
 
     def add(self, worker: WorkerId, g: Vector, weight: float) -> Vector | None:
-        weighted = _weighted(g, weight)
-        self._sum = weighted if self._sum is None else self._sum + weighted
+        term = weighted(g, weight)
+        self._sum = term if self._sum is None else self._sum + term
         self._count += 1
         if self._count < self.size:
             return None
@@ -68,7 +71,9 @@ class Buffered(Gathering):
     the order of workers, whichever came first.
 
     A worker's second answer for one update is refused as `twice`, rather than taken instead of the
-    first: what is admitted is used.
+    first: what is admitted is used. FedBuff (Nguyen et al., AISTATS 2022) takes K answers in order
+    of arrival, whoever sent them, and their mean: that is `arrival:m=K`. A robust rule over those
+    would bear nothing, since one liar may fill several of the K places.
     """
 
     def __init__(self, size: int, rule: Rule) -> None:
@@ -80,7 +85,7 @@ class Buffered(Gathering):
         return Refusal("twice", 1, 0, 0) if worker in self._gathered else None
 
     def add(self, worker: WorkerId, g: Vector, weight: float) -> Vector | None:
-        self._gathered[worker] = _weighted(g, weight)
+        self._gathered[worker] = weighted(g, weight)
         if len(self._gathered) < self.size:
             return None
         result = self.rule([self._gathered[owner] for owner in sorted(self._gathered)])
@@ -96,7 +101,7 @@ class Buffered(Gathering):
 
 class Synchronous(Buffered):
     """A buffer for answers to the newest model only; others are refused as `late`. So an update is
-    a round; who has answered waits for the next, and all for the (n-f)-th: the baseline.
+    a round; who has answered waits for the next, and all for the last of `size`: the baseline.
     """
 
     rounds = True
@@ -107,7 +112,8 @@ class Synchronous(Buffered):
         return super().refuse(worker, staleness)
 
 
-def _weighted(g: Vector, weight: float) -> Vector:
+def weighted(g: Vector, weight: float) -> Vector:
+    """weight g; g itself where that is 1."""
     return g if weight == 1.0 else g * np.float32(weight)
 
 
@@ -116,25 +122,24 @@ def arrival(m: int = 1) -> Gathering:
     return OnArrival(m)
 
 
-def buffered(n: int, f: int, rule: Callable[[int], Rule], m: int | None = None) -> Gathering:
+def buffered(n: int, f: int, rule: RuleOf, m: int | None = None) -> Gathering:
     """The rule over M distinct workers: by default n - f, since for more f silent ones are enough
     to stop it.
     """
-    size = n - f if m is None else m
-    if not 1 <= size <= n:
-        raise ValueError(f"expected 1 <= m <= n = {n}, got m={size}")
+    size = _size(n, f, m)
     return Buffered(size, rule(size))
 
 
-def synchronous(n: int, f: int, rule: Callable[[int], Rule]) -> Gathering:
-    """The rule over the first n - f answers to the newest model."""
-    return Synchronous(n - f, rule(n - f))
+def synchronous(n: int, f: int, rule: RuleOf, m: int | None = None) -> Gathering:
+    """The rule over the first M answers to the newest model: by default n - f. For M = n, as many
+    papers have it, one silent worker is enough to stop it.
+    """
+    size = _size(n, f, m)
+    return Synchronous(size, rule(size))
 
 
-# A factory may ask for n, f and `rule`: the chosen aggregator, as a function of how many vectors it
-# will see.
-GATHERINGS: Mapping[str, Callable[..., Gathering]] = {
-    "arrival": arrival,
-    "buffered": buffered,
-    "synchronous": synchronous,
-}
+def _size(n: int, f: int, m: int | None) -> int:
+    size = n - f if m is None else m
+    if not 1 <= size <= n:
+        raise ValueError(f"expected 1 <= m <= n = {n}, got m={size}")
+    return size

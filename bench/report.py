@@ -1,0 +1,327 @@
+"""What a grid shows: a row for each cell over its seeds; tables in Markdown, JSON, a heat map.
+Never in here: a run.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from scipy.stats import t as student
+
+from bench.cells import Played
+
+HONEST = "no attack"
+PLAIN = "none"
+DEFAULT = "default"
+
+# How many points the default may lose: without attack, under one, and under one in a worse world.
+LINES = (0.5, 1.5, 3.0)
+
+# The share of the attack-free plain accuracy that is timed.
+TARGET = 0.95
+
+# Points of loss at which a heat map is darkest.
+DARKEST = 20.0
+
+
+class Place(NamedTuple):
+    """Where in the grid."""
+
+    task: str
+    n: int
+    f: int
+    condition: str
+    attack: str
+    rule: str
+    seed: int
+
+    @property
+    def reference(self) -> "Place":
+        """Plain asynchronous SGD in the same world without attack."""
+        return self._replace(attack=HONEST, rule=PLAIN)
+
+
+class Row(NamedTuple):
+    """One cell over its seeds, as means: accuracy; points lost against the attack-free plain run of
+    the same seed, give or take `within` (half the 95 % interval; NaN of one seed); which share of
+    honest gradients was admitted, and of those of the worst honest worker; which share of the
+    liars' was, and theirs of all that was; virtual seconds to 95 % of the attack-free accuracy
+    (infinite where a seed never came there), and how many times as long as the plain run's.
+
+    `starred`: at a smaller f than there are liars, since n bears no more.
+    """
+
+    place: Place
+    seeds: int
+    starred: bool
+    accuracy: float
+    loss: float
+    within: float
+    honest: float
+    worst: float
+    byzantine: float
+    byzantine_of_all: float
+    seconds: float
+    slower: float
+
+    @property
+    def line(self) -> float:
+        """The points that the default may lose here."""
+        if self.place.attack == HONEST:
+            return LINES[0] if self.place.condition == "iid" else LINES[2]
+        return LINES[1] if self.place.condition == "iid" else LINES[2]
+
+    @property
+    def verdict(self) -> str:
+        """Whether it holds its line; `open` where the 95 % interval has it on both sides."""
+        within = 0.0 if math.isnan(self.within) else self.within
+        if self.loss <= self.line:
+            return "holds" if self.loss + within <= self.line or self.seeds < 10 else "open"
+        return "fails" if self.loss - within > self.line else "open"
+
+
+def rows(
+    places: Iterable[Place], played: Mapping[Place, Played], starred: Callable[[Place], bool]
+) -> list[Row]:
+    """One a cell, in the order in which they first come."""
+    seeds: dict[Place, list[Place]] = {}
+    for place in places:
+        seeds.setdefault(place._replace(seed=0), []).append(place)
+    return [_row(cell, of, played, starred(cell)) for cell, of in seeds.items()]
+
+
+def _row(
+    cell: Place, places: Sequence[Place], played: Mapping[Place, Played], starred: bool
+) -> Row:
+    runs = [played[place] for place in places]
+    plain = [played[place.reference] for place in places]
+    lost = [100 * (r.accuracy - own.accuracy) for own, r in zip(runs, plain, strict=True)]
+    times = [seconds_to(own, TARGET * r.accuracy) for own, r in zip(runs, plain, strict=True)]
+    theirs = [seconds_to(r, TARGET * r.accuracy) for r in plain]
+    of = statistics.fmean
+    return Row(
+        place=cell,
+        seeds=len(runs),
+        starred=starred,
+        accuracy=of(own.accuracy for own in runs),
+        loss=of(lost),
+        within=_within(lost),
+        honest=of(_share(own, byzantine=False) for own in runs),
+        worst=of(_worst(own) for own in runs),
+        byzantine=of(_share(own, byzantine=True) for own in runs),
+        byzantine_of_all=of(_liars_part(own) for own in runs),
+        seconds=of(times),
+        slower=of(times) / of(theirs),
+    )
+
+
+def seconds_to(run: Played, accuracy: float) -> float:
+    """The first evaluation at which it is reached; infinite where none is."""
+    return next((at for at, reached in run.curve if reached >= accuracy), math.inf)
+
+
+def _within(values: Sequence[float]) -> float:
+    """Half of Student's 95 % interval of the mean."""
+    if len(values) < 2:
+        return math.nan
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return float(student.ppf(0.975, len(values) - 1)) * error
+
+
+def _share(run: Played, byzantine: bool) -> float:
+    delivered = sum(w.delivered for w in run.work if w.byzantine == byzantine)
+    admitted = sum(w.admitted for w in run.work if w.byzantine == byzantine)
+    return admitted / delivered if delivered else math.nan
+
+
+def _worst(run: Played) -> float:
+    """Of the honest workers that delivered anything."""
+    honest = [w.admitted / w.delivered for w in run.work if not w.byzantine and w.delivered]
+    return min(honest, default=math.nan)
+
+
+def _liars_part(run: Played) -> float:
+    admitted = sum(w.admitted for w in run.work)
+    return sum(w.admitted for w in run.work if w.byzantine) / admitted if admitted else math.nan
+
+
+# --- tables ---
+
+
+def text(rows: Sequence[Row]) -> str:
+    """For each world (task, n, f, condition) the accuracies, rules down and attacks across; and for
+    each task and size a line a rule over all of it.
+    """
+    parts = []
+    for (task, n, f), block in groupby(rows, key=lambda row: row.place[:3]):
+        of_task = list(block)
+        for condition in dict.fromkeys(row.place.condition for row in of_task):
+            world = [row for row in of_task if row.place.condition == condition]
+            parts += [f"{task}, n={n}, f={f}, {condition}: accuracy", "", _accuracies(world), ""]
+        parts += [f"{task}, n={n}, f={f}: over all of it", "", _summary(of_task), ""]
+    if any(row.starred for row in rows):
+        parts.append("* at the largest f that the rule can be had at, which is fewer than lie.")
+    return "\n".join(parts).rstrip()
+
+
+def _accuracies(world: Sequence[Row]) -> str:
+    attacks = list(dict.fromkeys(row.place.attack for row in world))
+    lines = [["rule", *attacks]]
+    for rule in dict.fromkeys(row.place.rule for row in world):
+        own = {row.place.attack: row for row in world if row.place.rule == rule}
+        lines.append([_name(own), *(f"{own[attack].accuracy:.3f}" for attack in attacks)])
+    return table(lines)
+
+
+def _name(own: Mapping[str, Row]) -> str:
+    row = next(iter(own.values()))
+    return row.place.rule + "*" * row.starred
+
+
+class Total(NamedTuple):
+    """A rule over many cells. Honest work and time are those of cells without attack."""
+
+    rule: str
+    worst: Row
+    mean_loss: float
+    honest: float
+    worst_worker: float
+    byzantine_of_all: float
+    slower: float
+
+
+def totals(rows: Sequence[Row]) -> list[Total]:
+    """One a rule."""
+    found = []
+    for rule in dict.fromkeys(row.place.rule for row in rows):
+        own = [row for row in rows if row.place.rule == rule]
+        free = [row for row in own if row.place.attack == HONEST]
+        lied_to = [row for row in own if row.place.attack != HONEST]
+        found.append(
+            Total(
+                rule=rule + "*" * own[0].starred,
+                worst=max(own, key=lambda row: row.loss),
+                mean_loss=statistics.fmean(row.loss for row in own),
+                honest=min((row.honest for row in free), default=math.nan),
+                worst_worker=min((row.worst for row in free), default=math.nan),
+                byzantine_of_all=max((row.byzantine_of_all for row in lied_to), default=math.nan),
+                slower=max((row.slower for row in free), default=math.nan),
+            )
+        )
+    return found
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    head = ["rule", "worst accuracy", "where", "points lost, worst", "mean"]
+    head += ["honest admitted, no attack", "of the worst worker", "liars' part, most"]
+    head += ["times as long to 95 %"]
+    lines = [head]
+    for total in totals(rows):
+        worst = total.worst
+        lines.append(
+            [
+                total.rule,
+                f"{worst.accuracy:.3f}",
+                f"{worst.place.attack}, {worst.place.condition}",
+                f"{worst.loss:.1f}",
+                f"{total.mean_loss:.1f}",
+                f"{total.honest:.2f}",
+                f"{total.worst_worker:.2f}",
+                f"{total.byzantine_of_all:.2f}",
+                f"{total.slower:.2f}",
+            ]
+        )
+    return table(lines)
+
+
+def cells(rows: Sequence[Row]) -> str:
+    """All that is known of every cell, a line each."""
+    head = ["task", "n:f", "condition", "attack", "rule", "seeds", "accuracy", "points lost", "±"]
+    head += ["honest admitted", "of the worst worker", "liars' admitted", "liars' part"]
+    head += ["seconds to 95 %", "line"]
+    lines = [head]
+    for row in rows:
+        task, n, f, condition, attack, rule, _ = row.place
+        where = [task, f"{n}:{f}", condition, attack, rule + "*" * row.starred, str(row.seeds)]
+        figures = [f"{row.accuracy:.3f}", f"{row.loss:.1f}", f"{row.within:.1f}"]
+        shares = (row.honest, row.worst, row.byzantine, row.byzantine_of_all)
+        figures += [f"{share:.2f}" for share in shares]
+        verdict = row.verdict if rule == DEFAULT else ""
+        lines.append([*where, *figures, f"{row.seconds:.0f}", verdict])
+    return table(lines)
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """In Markdown; the first line is its head."""
+    head, *body = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    marked = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in marked)
+
+
+# --- files ---
+
+
+def write(rows: Sequence[Row], out: Path) -> list[Path]:
+    """The rows as grid.json and cells.md, and a heat map grid.png where matplotlib is installed."""
+    told = [
+        {**row.place._asdict(), **_plain(row), "line": row.line, "verdict": row.verdict}
+        for row in rows
+    ]
+    for entry in told:
+        entry.pop("seed")
+    (out / "grid.json").write_text(json.dumps(told, indent=1) + "\n")
+    (out / "cells.md").write_text(cells(rows) + "\n")
+    written = [out / "grid.json", out / "cells.md"]
+    try:
+        heat_map(rows, out / "grid.png")
+    except ModuleNotFoundError:  # the extra `bench` has it
+        return written
+    return [*written, out / "grid.png"]
+
+
+def _plain(row: Row) -> dict[str, object]:
+    """Its figures as JSON has them: what is no number is null."""
+    figures = {name: value for name, value in row._asdict().items() if name != "place"}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in figures.items()
+    }
+
+
+def heat_map(rows: Sequence[Row], path: Path) -> None:
+    """Points lost: a panel for each world, rules down and attacks across."""
+    from matplotlib.figure import Figure
+
+    panels = [list(of) for _, of in groupby(rows, key=lambda row: row.place[:4])]
+    attacks = list(dict.fromkeys(row.place.attack for row in rows))
+    rules = list(dict.fromkeys(row.place.rule for row in rows))
+    size = (3 + 0.55 * len(attacks), len(panels) * (1.5 + 0.28 * len(rules)) + 1.5)
+    figure = Figure(figsize=size, layout="constrained")
+    for axes, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        lost = {(row.place.rule, row.place.attack): row.loss for row in panel}
+        grid = [[lost.get((rule, attack), math.nan) for attack in attacks] for rule in rules]
+        image = axes.imshow(grid, cmap="YlOrRd", vmin=0, vmax=DARKEST, aspect="auto")
+        for (rule, attack), points in lost.items():
+            axes.text(
+                attacks.index(attack),
+                rules.index(rule),
+                f"{points:.1f}" if points < 10 else f"{points:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if points > 0.7 * DARKEST else "black",
+            )
+        task, n, f, condition = panel[0].place[:4]
+        axes.set_title(f"{task}, n={n}, f={f}, {condition}: points lost", fontsize=9)
+        axes.set_yticks(range(len(rules)), rules, fontsize=8)
+        last = panel is panels[-1]
+        axes.set_xticks(range(len(attacks)), attacks if last else [], rotation=60, fontsize=8)
+        if last:
+            for label in axes.get_xticklabels():
+                label.set_horizontalalignment("right")
+    figure.colorbar(image, ax=figure.axes, shrink=0.5, label="points, 20 or more is darkest")
+    figure.savefig(path, dpi=130)
