@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -272,11 +273,15 @@ def test_where_nothing_is_refused_the_search_goes_as_far_as_it_may() -> None:
 def test_a_search_finds_what_passes_in_between() -> None:
     most, last = 10.0, 0.0
     for low, high in [(0.0, 0.3), (2.0, 5.2), (6.0, 9.0)]:
-        gained, at = strongest(lambda s, low=low, high=high: s * (low <= s <= high), last, most)
+        gained, at = strongest(partial(_passing, low, high), last, most)
         assert gained == at
         assert 0.9 * high <= at <= high
         last = at
     assert strongest(lambda s: -s, last, most) == (0.0, 0.0)
+
+
+def _passing(low: float, high: float, strength: float) -> float:
+    return strength if low <= strength <= high else 0.0
 
 
 @pytest.mark.parametrize("preset", PRESETS)
