@@ -7,6 +7,7 @@ vector means. One owner calls it; nothing in it waits.
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from copy import copy, deepcopy
 
 import numpy as np
 
@@ -182,6 +183,22 @@ class Descent(Stateful):
     def _step(self, g: Vector) -> None:
         t = self.model.version
         self.model = Model(t + 1, _sealed(self.optimizer.step(self.model.x, g, self.rate(t))))
+
+    # --- a question ---
+
+    def foresee(self, worker: WorkerId, g: Vector) -> Verdict:
+        """What `receive` would say of g now, in answer to the newest model lent to this worker.
+
+        Nothing is learned: a copy of all that learns is asked, which makes it slow.
+        """
+        loans = self._lent[worker]
+        twin = copy(self)
+        for learner in ("filter", "dampening", "gathering", "optimizer", "_first"):
+            setattr(twin, learner, deepcopy(getattr(self, learner)))
+        twin._lent = dict(self._lent)
+        twin._histories = defaultdict(History)
+        twin._histories[worker].restore(self._histories[worker].state())
+        return twin.receive(Gradient(worker, loans[-1].ticket if loans else 0, g))
 
     # --- a life after this process ---
 

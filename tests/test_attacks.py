@@ -1,6 +1,8 @@
 """Attacks: each is what its source says, sees no more than it declares, and goes with any other."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,16 +14,21 @@ from hypothesis import strategies as st
 
 from kardam.errors import UsageError
 from kardam.messages import Declared, Gradient, Vector, Verdict
-from kardam.recipe import Recipe
+from kardam.recipe import PRESETS, Recipe
 from tests.worlds import LATENCY, network, share, start, world
 from workers.attacks import ATTACKS, Attack, Chain, Knows
-from workers.attacks.collusion import z_max
+from workers.attacks.adaptive import strongest
+from workers.attacks.collusion import Along, perturbation, z_max
 from workers.board import private
-from workers.crew import attack_of, crew
+from workers.crew import attack_of, crew, without_sight
+from workers.sight import Scene, Sight
 from workers.simulation import hire, simulate
 from workers.worker import Worker
 
 G = np.array([1, -2, 3, 0.5], np.float32)
+
+# What honest workers have delivered, where liars see it.
+SEEN = np.array([[1, 0, 2, 1], [0, -2, 3, 1], [2, -1, 1, 1]], np.float32)
 
 SPECS = {
     "honest": "honest",
@@ -33,8 +40,19 @@ SPECS = {
     "nan": "nan",
     "label_flip": "label_flip",
     "lying_growth": "lying_growth:factor=3",
+    "bit_flip": "bit_flip:of=sign",
+    "partial_drop": "partial_drop:share=0.5",
+    "random_disturbance": "random_disturbance:sigma=0.2",
+    "slow_drift": "slow_drift:step=0.5",
     "alie": "alie:z=1.5",
     "ipm": "ipm:epsilon=0.5",
+    "min_max": "min_max:along=sign",
+    "min_sum": "min_sum",
+    "mimic": "mimic:warmup=2",
+    "hidden_vulnerability": "hidden_vulnerability",
+    "radius_walk": "radius_walk",
+    "reference_capture": "reference_capture",
+    "adaptive": "adaptive:along=mean",
     "version_lie": "version_lie:age=2",
     "replay": "replay:age=2",
     "flood": "flood:rho=4",
@@ -44,12 +62,26 @@ SPECS = {
     "late": "late:after=2",
     "stops": "stops:after=2",
 }
-CHAINS = ["sign_flip:scale=10+flood:rho=10+late:after=1", "alie+replay:age=1", "constant+silent"]
+CHAINS = ["alie:z=1.5,sees=honest", "min_sum:sees=honest+flood", "adaptive:together=true"]
+CHAINS += ["sign_flip:scale=10+flood:rho=10+late:after=1", "alie+replay:age=1", "constant+silent"]
 BATTERY = [*SPECS.values(), *CHAINS]
 
 
 def attack(text: str, seed: int = 0, n: int = 10, f: int = 3) -> Attack:
-    return attack_of(text, seed, private(n, f, G.size)[0])
+    return attack_of(text, seed, private(n, f, G.size)[0], sight())
+
+
+def sight(worker: int = 9) -> Sight:
+    """A liar's view of a server without a filter, to which three honest workers have delivered."""
+    descent = Recipe.of(n=10, preset="none").descent(np.zeros(G.size, np.float32))
+    descent.lend(worker)
+    scene, liar = Scene(descent), Sight(worker)
+    liar.opens(scene)
+    for honest, g in enumerate(SEEN):
+        ticket = descent.lend(honest).ticket
+        gradient = Gradient(honest, ticket, g)
+        scene.delivered(gradient, descent.receive(gradient), honest=True)
+    return liar
 
 
 def sent(text: str, g: Vector = G) -> Vector:
@@ -101,9 +133,12 @@ def test_what_an_attack_does_not_declare_to_know_it_does_not_read(text: str) -> 
         if attack(text).knows == Knows.NOTHING:
             passed_on = given_ is g and given_other is other
             assert passed_on or given_.tobytes() == given_other.tobytes()
-        if attack(text).knows != Knows.BOARD:
+        if attack(text).knows.rank < Knows.BOARD.rank:
             alone = attack_of(text, 0, board=None).corrupt(g, np.random.default_rng(seed))
             assert alone.tobytes() == given_.tobytes()
+        if attack(text).knows.rank < Knows.HONEST.rank:
+            blind = attack_of(text, 0, private(10, 3, 4)[0], sight=None)
+            assert blind.corrupt(g, np.random.default_rng(seed)).tobytes() == given_.tobytes()
 
 
 @pytest.mark.parametrize("text", BATTERY)
@@ -132,6 +167,17 @@ def test_the_vectors_are_what_they_say() -> None:
     assert np.isnan(sent("nan")).all()
     wide = sent("gaussian:sigma=2", np.zeros(20_000, np.float32))
     assert float(wide.std()) == pytest.approx(2, rel=0.03)
+    assert sent("bit_flip:of=sign").tolist() == (-G).tolist()
+    back = sent("bit_flip", sent("bit_flip"))
+    assert back.tolist() == G.tolist()
+    dropped = sent("partial_drop:share=0.3", np.ones(20_000, np.float32))
+    assert set(dropped.tolist()) == {0.0, 1.0}
+    assert float(dropped.mean()) == pytest.approx(0.7, abs=0.02)
+    ones = np.ones(10_000, np.float32)  # of length 100
+    assert float((sent("random_disturbance", ones) - ones).std()) == pytest.approx(20, rel=0.03)
+    drifting = attack("slow_drift:step=2,norm=5")
+    gone = [drifting.corrupt(G, np.random.default_rng(0)) - G for _ in range(5)]
+    assert [float(np.linalg.norm(v)) for v in gone] == pytest.approx([0, 2, 4, 5, 5], abs=1e-5)
     assert attack("label_flip").relabel(torch.tensor([0, 3, 9]), 10).tolist() == [9, 6, 0]
 
 
@@ -173,6 +219,107 @@ def test_colluders_agree_on_nothing_but_their_board() -> None:
     run = world(300, byzantine=3, attack="alie:z=1.5", recipe={"preset": "none"})
     again = world(300, byzantine=3, attack="alie:z=1.5", recipe={"preset": "none"})
     assert repr(run.verdicts) == repr(again.verdicts)
+
+
+@given(st.integers(2, 6), st.integers(0, 50), st.sampled_from(["mean", "sign", "std"]))
+def test_min_max_and_min_sum_are_what_halving_finds(k: int, seed: int, along: Along) -> None:
+    gradients = np.random.default_rng(seed).standard_normal((k, 4)).astype(np.float32)
+    exact = gradients.astype(np.float64)
+    squares = ((exact[:, None] - exact[None]) ** 2).sum(2)
+    p = perturbation(exact, along)
+
+    def halving(fits: Callable[[Any], bool]) -> Any:
+        low, high = 0.0, 1e3
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if fits(exact.mean(0) - middle * p) else (low, middle)
+        return exact.mean(0) - low * p
+
+    def away(m: Any) -> Any:
+        return ((exact - m) ** 2).sum(1)
+
+    for name, fits in [
+        ("min_max", lambda m: away(m).max() <= squares.max()),
+        ("min_sum", lambda m: away(m).sum() <= squares.sum(1).min()),
+    ]:
+        boards = private(n=16, f=k, d=4)
+        for board, g in zip(boards, gradients, strict=True):
+            board.post(g)
+        lie = attack_of(f"{name}:along={along}", 0, boards[0])
+        found = lie.corrupt(gradients[0], np.random.default_rng(0))
+        assert found == pytest.approx(halving(fits), abs=1e-4)
+
+
+# --- with sight ---
+
+
+def test_who_sees_the_honest_takes_the_true_mean_and_deviation() -> None:
+    mean, std = SEEN.mean(0), SEEN.std(0)
+    assert sent("alie:z=1.5,sees=honest") == pytest.approx(mean - 1.5 * std, abs=1e-6)
+    assert sent("ipm:epsilon=0.5,sees=honest") == pytest.approx(-0.5 * mean, abs=1e-6)
+    assert sent("reference_capture:scale=10") == pytest.approx(-10 * mean, abs=1e-5)
+    assert any((sent("mimic:warmup=2") == g).all() for g in SEEN)
+
+
+def test_where_nothing_is_refused_the_search_goes_as_far_as_it_may() -> None:
+    length = float(np.linalg.norm(G))
+    far = sent("hidden_vulnerability:coordinates=all,most=8") - SEEN.mean(0)
+    assert far == pytest.approx(np.full(4, 8 * length / 2), rel=1e-5)
+    walked = sent("radius_walk:most=8") - G
+    assert float(np.linalg.norm(walked)) == pytest.approx(8 * length, rel=1e-5)
+    assert float(walked @ SEEN.mean(0)) < 0
+
+
+def test_a_search_finds_what_passes_in_between() -> None:
+    most, last = 10.0, 0.0
+    for low, high in [(0.0, 0.3), (2.0, 5.2), (6.0, 9.0)]:
+        gained, at = strongest(partial(_passing, low, high), last, most)
+        assert gained == at
+        assert 0.9 * high <= at <= high
+        last = at
+    assert strongest(lambda s: -s, last, most) == (0.0, 0.0)
+
+
+def _passing(low: float, high: float, strength: float) -> float:
+    return strength if low <= strength <= high else 0.0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_is_foreseen_is_what_is_said_and_to_ask_changes_nothing(preset: str) -> None:
+    members = crew(n=10, latency=LATENCY)
+    workers = hire(members, network(), 0)
+    first = start()
+    asked, twin = (Recipe.of(n=10, preset=preset).descent(first) for _ in range(2))
+    chance = np.random.default_rng(0)
+    for _ in range(200):
+        at = int(chance.integers(10))
+        loan = asked.lend(at)
+        assert twin.lend(at).ticket == loan.ticket
+        g = workers[at].answer(loan.ticket, loan.model.version, loan.model.x).gradient.g
+        for factor in (-10, 0.5):
+            asked.foresee(at, g * np.float32(factor))
+        foreseen = asked.foresee(at, g)
+        said, plain = (d.receive(Gradient(at, loan.ticket, g)) for d in (asked, twin))
+        assert repr(foreseen) == repr(said) == repr(plain)
+    assert asked.model.x.tobytes() == twin.model.x.tobytes()
+
+
+@pytest.mark.parametrize("text", ["radius_walk", "adaptive:together=true"])
+def test_what_an_adaptive_liar_has_found_to_pass_passes_and_middle_falls(text: str) -> None:
+    run = world(600, byzantine=3, attack=text)
+    lies = [v for v in run.verdicts if v.worker in run.liars]
+    print(f"\n{text}: liars admitted {share(lies):.2f}, accuracy {run.accuracy:.3f}")
+    assert share(lies) > 0.6 > share(run.honest)
+    assert run.accuracy < 0.5
+
+
+@pytest.mark.parametrize("text", ["alie:sees=honest", "mimic", "radius_walk+flood"])
+def test_over_sockets_there_is_no_sight_and_one_sentence_says_so(text: str) -> None:
+    members = crew(n=10, byzantine=3, attack=text)
+    with pytest.raises(UsageError, match="over sockets nobody does: give it to kardam simulate"):
+        without_sight(members)
+    blind = crew(n=10, byzantine=3, attack="alie")
+    assert without_sight(blind) == blind
 
 
 # --- versions and tickets ---

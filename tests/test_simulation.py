@@ -205,6 +205,14 @@ HELD = {
     "lying_growth:factor=inf": 0.03,
     "alie:z=1.5": 0.03,
     "ipm": 0.03,
+    "bit_flip": 0.03,
+    "partial_drop": 0.03,
+    "random_disturbance": 0.03,
+    "min_max": 0.03,
+    "min_sum": 0.03,
+    "mimic": 0.03,
+    "hidden_vulnerability": 0.03,
+    "reference_capture": 0.03,
     "version_lie": 0.03,
     "sign_flip:scale=10+burst": 0.03,
     "sign_flip:scale=10+late:after=50": 0.03,
@@ -219,8 +227,11 @@ HELD = {
 FALLS = {
     "honest_plus_constant": (0.82, "the constant cancels in every difference: no growth shows it"),
     "ipm:epsilon=2": (0.80, "a reversed mean with the noise of an honest gradient, and its length"),
+    "slow_drift": (0.90, "each step is small, and cancels in the difference to the last"),
+    "radius_walk": (0.10, "it steps from its last lie as far as a growth may be, again and again"),
+    "adaptive": (0.16, "the same, or from its own gradient, whichever takes the model farther"),
     "sign_flip:scale=1+flood": (0.10, "a reversed gradient grows like a true one; here most are"),
-    "alie:z=1.5+flood": (0.25, "the same, with a little in place of a reversal"),
+    "alie:z=1.5+flood": (0.45, "the same, with a little in place of a reversal"),
 }
 
 

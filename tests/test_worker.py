@@ -477,7 +477,7 @@ def test_a_straggler_takes_his_factor_as_long_and_the_network_counts_apart() -> 
         latency="constant:seconds=2",
         network="constant:seconds=0.5",
     )
-    slow, quick = (w.answer(1, 0, start()) for w in hire(members, network(), 0))
+    slow, quick = (w.owes(now=0.0) for w in hire(members, network(), 0))
     assert (slow.down, slow.compute, slow.up) == (0.5, 20.0, 0.5)
     assert (quick.down, quick.compute, quick.up) == (0.5, 2.0, 0.5)
 

@@ -45,7 +45,7 @@ from kardam.records import Records, check_new
 from kardam.server import Server
 from kardam.spec import is_import_path, reads_file
 from kardam.view import Books
-from workers.crew import HONEST, Member, checked, crew, liars_among
+from workers.crew import HONEST, Member, checked, crew, liars_among, without_sight
 from workers.swarm import EVALUATOR, Swarm, swarm
 
 # A run that is not told when it is enough takes some twenty seconds.
@@ -154,7 +154,7 @@ def run_command(
     """
     end_some_time(choices)
     plan = plan_of(choices, task)
-    members = crew(n=plan.recipe.n, seed=plan.seed, **choices)
+    members = without_sight(crew(n=plan.recipe.n, seed=plan.seed, **choices))
     if dry_run:
         print_experiment(plan.experiment)
     finish(uvloop.run(_run(plan, members, quiet)), as_json)
@@ -350,7 +350,8 @@ def work_command(
         raise UsageError(f"--count: expected at least 1, got {count}")
     if not straggler >= 1:
         raise UsageError(f"--straggler: expected a factor of at least 1, got {straggler}")
-    (kind,) = checked([Member(0, factor=straggler, straggler=straggler > 1, **choices)])
+    kind = Member(0, factor=straggler, straggler=straggler > 1, **choices)
+    without_sight(checked([kind]))
     reach(check_endpoint(endpoint), seconds=3.0)
     sys.exit(uvloop.run(_work(endpoint, count, kind, task, split, patience)))
 

@@ -13,10 +13,11 @@ import numpy as np
 from kardam.errors import UsageError
 from kardam.messages import WorkerId
 from kardam.spec import build, fill, parse, stages
-from workers.attacks import ATTACKS, Attack, Chain
+from workers.attacks import ATTACKS, Attack, Chain, Knows
 from workers.board import Board, private
 from workers.latency import LATENCIES
 from workers.outages import NEVER, Outages
+from workers.sight import Sight
 from workers.speeds import SPEEDS, Speeds
 from workers.worker import Objective, Pace, Worker
 
@@ -50,16 +51,24 @@ class Member:
         return ", ".join(parts)[:128]
 
     def worker(
-        self, objective: Objective, seed: int, board: Board | None, since: int = 0
+        self,
+        objective: Objective,
+        seed: int,
+        board: Board | None,
+        since: int = 0,
+        sight: Sight | None = None,
     ) -> Worker:
-        """The member in flesh, who joins at version `since`; a liar has a place at the `board`."""
+        """The member in flesh, who joins at version `since`; a liar has a place at the `board`, and
+        in a simulation `sight`.
+        """
         pace = Pace(
             compute=build(self.latency, LATENCIES, "--latency"),
             network=build(self.network, LATENCIES, "--network"),
             factor=self.factor,
             outages=outages_of(self.outages),
         )
-        return Worker(self.index, seed, objective, attack_of(self.attack, seed, board), pace, since)
+        attack = attack_of(self.attack, seed, board, sight)
+        return Worker(self.index, seed, objective, attack, pace, since, sight)
 
 
 def liars_among(members: Iterable[Member]) -> int:
@@ -67,15 +76,35 @@ def liars_among(members: Iterable[Member]) -> int:
     return sum(member.byzantine for member in members)
 
 
-def attack_of(text: str, seed: int, board: Board | None = None) -> Attack:
+def attack_of(
+    text: str, seed: int, board: Board | None = None, sight: Sight | None = None
+) -> Attack:
     """The attack that `--attack` names, for one worker: `sign_flip:scale=10+flood` is one, too."""
-    parts = [build(part, ATTACKS, "--attack", seed=seed, board=board) for part in stages(text)]
+    given = {"seed": seed, "board": board, "sight": sight}
+    parts = [build(part, ATTACKS, "--attack", **given) for part in stages(text)]
     if not parts:
         raise UsageError("--attack is empty; 'honest' is no attack")
     for part in parts:
         if not isinstance(part, Attack):
             raise UsageError(f"--attack {text!r}: expected a workers.attacks.Attack, got {part!r}")
     return parts[0] if len(parts) == 1 else Chain(parts)
+
+
+def without_sight(members: Iterable[Member]) -> list[Member]:
+    """The members, if they can lie over sockets, where nobody sees others' gradients or the filter.
+
+    Raises UsageError.
+    """
+    members = list(members)
+    (board,) = private(n=4, f=1, d=0)
+    for text in {member.attack for member in members}:
+        knows = attack_of(text, 0, board).knows
+        if knows.rank > Knows.BOARD.rank:
+            raise UsageError(
+                f"--attack {text!r} knows {knows.value}, which over sockets nobody does: give it to"
+                " kardam simulate"
+            )
+    return members
 
 
 def stragglers_of(text: str) -> tuple[int, float]:

@@ -57,11 +57,12 @@ def work(
                 epoch = client.epoch
                 worker.forget()
             began = time.monotonic()
+            owed = worker.owes(began)
             answer = worker.answer(lease.ticket, lease.model.version, lease.model.x, began)
             # What the machine took counts towards what the latency says that computing takes.
             took = time.monotonic() - began
-            owed = answer.down + max(answer.compute - took, 0.0) + answer.up
-            for there, away in worker.stretches(time.monotonic() - start, owed):
+            left = owed.down + max(owed.compute - took, 0.0) + owed.up
+            for there, away in worker.stretches(time.monotonic() - start, left):
                 client.wait(there)
                 if away:
                     client.vanish(away)

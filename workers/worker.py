@@ -16,6 +16,7 @@ from kardam.messages import Declared, Gradient, Vector, WorkerId
 from workers.attacks import Attack
 from workers.latency import Latency
 from workers.outages import NEVER, Absences, Outages
+from workers.sight import Sight
 
 # What a liar is while it does not lie.
 HONEST = Attack()
@@ -50,18 +51,22 @@ class Pace:
     outages: Outages = NEVER
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """A gradient, and the seconds that its three stretches take: the model's way down, computing,
-    the way up.
-
-    A liar may push others before it, compute for ever (infinite), and rest before its next pull.
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """The seconds that an answer takes: the model's way down, computing (infinite is never), the
+    way up.
     """
 
-    gradient: Gradient
     down: float
     compute: float
     up: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """A gradient. A liar may push others before it, and rest for seconds before its next pull."""
+
+    gradient: Gradient
     repeats: tuple[Gradient, ...] = ()
     rest: float = 0.0
 
@@ -70,6 +75,10 @@ class Worker:
     """One worker. Its draws (batches, lies, delays, outages) come from four streams of (seed,
     index): the seed is the worker. `since` is the version at which it joins, so that one who comes
     back to a run that went on does not draw the same again.
+
+    For every model that it is lent, it is asked what it `owes`, and then for its `answer`: when the
+    time has passed if that can be had, so that a liar knows all that there is to know by then.
+    `sight` is what a liar sees of the others, where there is a simulation to show it.
     """
 
     def __init__(
@@ -80,8 +89,10 @@ class Worker:
         attack: Attack,
         pace: Pace,
         since: int = 0,
+        sight: Sight | None = None,
     ) -> None:
         self.index = index
+        self.sight = sight
         self._objective = objective
         self._attack = attack
         self._answers = 0
@@ -92,11 +103,17 @@ class Worker:
         self._absences = Absences(pace.outages, outages)
         self._history = History()
 
+    def owes(self, now: float) -> Owed:
+        """What the answer to a hand-out of second `now` will take."""
+        down, up = next(self._network), next(self._network)
+        compute = self._factor * next(self._compute)
+        return Owed(down, self._lying().takes(now + down, compute), up)
+
     def answer(self, ticket: int, version: int, x: Vector, now: float = 0.0) -> Answer:
         """The answer to a hand-out of second `now`; raises TaskError where the task gives no
         gradient.
         """
-        attack = self._attack if self._attack.lies(self._answers) else HONEST
+        attack = self._lying()
         self._answers += 1
         g, loss = self._objective.gradient(attack.model(x), self._batches, attack.relabel)
         sent = attack.corrupt(g, self._lies)
@@ -112,15 +129,11 @@ class Worker:
             loss=loss,
             examples=self._objective.batch,
         )
-        down, up = next(self._network), next(self._network)
-        return Answer(
-            gradient,
-            down,
-            attack.takes(now + down, self._factor * next(self._compute)),
-            up,
-            repeats=attack.repeats(gradient),
-            rest=attack.rest(now, x, g, sent),
-        )
+        return Answer(gradient, repeats=attack.repeats(gradient), rest=attack.rest(now, x, g, sent))
+
+    def _lying(self) -> Attack:
+        """What it does to its next answer."""
+        return self._attack if self._attack.lies(self._answers) else HONEST
 
     def stretches(self, now: float, seconds: float) -> Iterator[tuple[float, float]]:
         """So many seconds of work from `now` on (second 0: when the worker began), as stretches of

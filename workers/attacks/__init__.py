@@ -8,24 +8,30 @@ table; a user's own is named by its import path.
 
 from collections.abc import Callable, Mapping
 
+from workers.attacks.adaptive import Adaptive, HiddenVulnerability, RadiusWalk, ReferenceCapture
 from workers.attacks.attack import Attack, Chain, Knows
-from workers.attacks.collusion import Alie, InnerProduct
+from workers.attacks.collusion import Alie, InnerProduct, Mimic, MinMax, MinSum
 from workers.attacks.stale import Replay, VersionLie
 from workers.attacks.timing import Burst, Flood, Late, Silent, Stops, Timed
 from workers.attacks.vectors import (
+    BitFlip,
     Constant,
     Gaussian,
     HonestPlusConstant,
     LabelFlip,
     LyingGrowth,
     Nan,
+    PartialDrop,
+    RandomDisturbance,
     SignFlip,
+    SlowDrift,
     Zero,
 )
 
 __all__ = ["ATTACKS", "Attack", "Chain", "Knows"]
 
-# A factory may ask, by parameter name, for the run's `seed`, and for its place at the `board`.
+# A factory may ask, by parameter name, for the run's `seed`, for its place at the `board`, and for
+# `sight`, which there is in a simulation only.
 ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "honest": Attack,
     "sign_flip": SignFlip,
@@ -36,8 +42,19 @@ ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "nan": Nan,
     "label_flip": LabelFlip,
     "lying_growth": LyingGrowth,
+    "bit_flip": BitFlip,
+    "partial_drop": PartialDrop,
+    "random_disturbance": RandomDisturbance,
+    "slow_drift": SlowDrift,
     "alie": Alie,
     "ipm": InnerProduct,
+    "min_max": MinMax,
+    "min_sum": MinSum,
+    "mimic": Mimic,
+    "hidden_vulnerability": HiddenVulnerability,
+    "radius_walk": RadiusWalk,
+    "reference_capture": ReferenceCapture,
+    "adaptive": Adaptive,
     "version_lie": VersionLie,
     "replay": Replay,
     "flood": Flood,

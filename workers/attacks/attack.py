@@ -13,19 +13,28 @@ from kardam.messages import Declared, Gradient, Vector
 
 
 class Knows(StrEnum):
-    """What an attack must see for what it changes, from least to most."""
+    """What an attack must see for what it changes, from least to most. The last two there are in a
+    simulation only.
+    """
 
     NOTHING = "nothing"
     OWN = "its own data, models and clock"
     BOARD = "the honest gradients of all liars, which they post to each other"
+    HONEST = "the gradients that honest workers have delivered"
+    FILTER = "what the server's filter would say"
+
+    @property
+    def rank(self) -> int:
+        """How much it is: 0 is nothing."""
+        return list(Knows).index(self)
 
 
 class Attack:
     """What one worker does in place of an honest answer. This one does nothing: it is honest.
 
     The worker asks in this order, once for every model that it is lent: `lies`, and if it does,
-    `model`, `relabel`, `corrupt`, `declare`, `repeats`, `takes`, `rest`. An attack may remember
-    what it was asked; it belongs to one worker.
+    `takes`, and for its answer `model`, `relabel`, `corrupt`, `declare`, `repeats`, `rest`. An
+    attack may remember what it was asked; it belongs to one worker.
     """
 
     knows: Knows = Knows.NOTHING
@@ -74,7 +83,7 @@ class Chain(Attack):
 
     def __init__(self, stages: Sequence[Attack]) -> None:
         self.stages = tuple(stages)
-        self.knows = max((stage.knows for stage in self.stages), key=list(Knows).index)
+        self.knows = max((stage.knows for stage in self.stages), key=lambda knows: knows.rank)
 
     def lies(self, answers: int) -> bool:
         return all(stage.lies(answers) for stage in self.stages)

@@ -4,10 +4,11 @@ Never in here: when it is said, or under which ticket.
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from kardam.growth import norm
 from kardam.messages import Declared, Vector
 from workers.attacks.attack import Attack, Knows
 
@@ -26,6 +27,59 @@ class SignFlip(Attack):
         return g * np.float32(-self.scale)
 
 
+# Bits 22, 30, 31 and 32 of a float32, the lowest being 1: of the fraction one, the two highest of
+# the exponent, and the sign.
+FLIPPED = np.uint32(1 << 21 | 1 << 29 | 1 << 30 | 1 << 31)
+
+
+class BitFlip(Attack):
+    """What memory or wires may do. `of=sign` flips the sign of every coordinate, which much code
+    means by the name; `of=word` four bits of every float32 (22, 30, 31 and 32), as Blanchard et al.
+    2017 are said to: most of what is left is of the order of 1e38, or 1e-38, or no number.
+    """
+
+    knows = Knows.OWN
+
+    def __init__(self, of: Literal["sign", "word"] = "word") -> None:
+        self.bits = FLIPPED if of == "word" else np.uint32(1 << 31)
+
+    def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
+        return (g.view(np.uint32) ^ self.bits).view(np.float32)
+
+
+class PartialDrop(Attack):
+    """g without `share` of its coordinates, drawn anew each time, which are 0: as if packets were
+    lost. 0.3 in Garfield (Guerraoui et al., DSN 2021).
+    """
+
+    knows = Knows.OWN
+
+    def __init__(self, share: float = 0.3) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"expected 0 < share <= 1, got {share}")
+        self.share = share
+
+    def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
+        return np.where(rng.random(g.size) < self.share, np.float32(0), g)
+
+
+class RandomDisturbance(Attack):
+    """g + N(0, ||sigma g||^2 I): the noise is per coordinate, so it is sigma sqrt(d) times as long
+    as g. sigma = 0.2 in BASGD (Yang and Li, ICML 2021).
+    """
+
+    knows = Knows.OWN
+
+    def __init__(self, sigma: float = 0.2) -> None:
+        if not sigma > 0:
+            raise ValueError(f"expected sigma > 0, got {sigma}")
+        self.sigma = sigma
+
+    def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
+        noise = self.sigma * norm(g) * rng.standard_normal(g.size)
+        return g + noise.astype(np.float32)
+
+
 class Constant(Attack):
     """The same vector always, of the given norm, in a direction drawn once and shared by all liars.
 
@@ -37,9 +91,13 @@ class Constant(Attack):
             raise ValueError(f"expected norm >= 0, got {norm}")
         self.seed, self.norm = seed, norm
 
+    def along(self, d: int, length: float) -> Vector:
+        """The vector of d numbers in that direction, and of this length."""
+        v = np.random.default_rng([self.seed, 0xC0]).standard_normal(d)
+        return (v * (length / np.linalg.norm(v))).astype(np.float32)
+
     def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
-        v = np.random.default_rng([self.seed, 0xC0]).standard_normal(g.size)
-        return (v * (self.norm / np.linalg.norm(v))).astype(np.float32)
+        return self.along(g.size, self.norm)
 
 
 class HonestPlusConstant(Constant):
@@ -56,6 +114,28 @@ class HonestPlusConstant(Constant):
 
     def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
         return g + super().corrupt(g, rng)
+
+
+class SlowDrift(Constant):
+    """g + min(k step, norm) u in its k-th answer, with u of length 1 in the direction of
+    `constant`: honest in the beginning, and never far from its last answer.
+
+    What judges a worker by its own past alone is led away step by step, and the past with it.
+    """
+
+    knows = Knows.OWN
+
+    def __init__(self, seed: int, step: float = 0.1, norm: float = 10.0) -> None:
+        super().__init__(seed, norm)
+        if not step > 0:
+            raise ValueError(f"expected step > 0, got {step}")
+        self.step = step
+        self._answers = 0
+
+    def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
+        gone = min(self._answers * self.step, self.norm)
+        self._answers += 1
+        return g + self.along(g.size, gone)
 
 
 class Gaussian(Attack):
