@@ -45,6 +45,11 @@ PRESETS = {
         "constant",
         "the authors' own telling: without the lowest and the highest f; clipped",
     ),
+    "consensus": Preset(
+        "growth:band=relative,c=2,exponent=0.5,span=9+consensus+throttle+clip",
+        "constant",
+        "histories near the centre of the others, growths near the median; throttled, clipped",
+    ),
 }
 
 # The best that is measured so far.

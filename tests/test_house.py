@@ -34,7 +34,8 @@ kardam.client  kardam.recipe  kardam.checkpoint
 kardam.sessions  kardam.link
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
-kardam.aggregators
+kardam.aggregators  kardam.consensus  kardam.throttle
+kardam.stage
 kardam.growth  kardam.protocol
 kardam.messages  kardam.spec  kardam.state
 kardam.errors

@@ -25,6 +25,7 @@ LIVE = [name for name in PRESETS if name != "paper_literal"]
 # No attack: at least this share of all honest work in every window of 200 arrivals, and of each
 # worker's own in every window of 60 of his answers.
 LIVENESS = {"none": (1.0, 1.0), "paper": (0.15, 0.08), "middle": (0.25, 0.10)}
+LIVENESS["consensus"] = (0.5, 0.05)
 
 
 # --- the seed is the run ---
