@@ -21,6 +21,10 @@ WORRYING = 5
 
 KNOBS = {
     "growth": "widen the band (--filter growth:low=...,high=...), or assume fewer liars (--f)",
+    "consensus": "histories differ more than this bears: a larger far, or a smaller near",
+    "echo": "histories are alike, as those of colluders are: a smaller echo",
+    "throttle": "few workers do all the work: a larger factor",
+    "twice": "a buffer waits for other workers: a smaller m (--gather)",
     "frequency": "too few workers take turns: assume fewer liars (--f), or leave out frequency",
     "server_growth": "this rule freezes by its nature: take another --preset",
     "unmeasured": "no growth can be measured while the model stands still: a larger --rate",

@@ -1,107 +1,35 @@
-"""Which gradients may move the model, and how far: rules over evidence, and chains of rules, which
-are rules.
+"""Which gradients may move the model, and how far: Kardam's rules over evidence, and the table of
+all.
 
-A stage has two memories: it may learn from all that it *judges*, and from what is *admitted*. Never
-in here: vectors are not changed, the model is not known, and nothing that a worker says of itself
-decides.
+Never in here: vectors are not changed, the model is not known, and nothing that a worker says of
+itself decides.
 """
 
 import math
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+from typing import Literal
 
+from kardam.consensus import Consensus
 from kardam.errors import UsageError
 from kardam.growth import Change, Evidence, Population, distance
 from kardam.messages import Refusal, Vector, WorkerId
 from kardam.spec import build, stages
-from kardam.state import State, Stateful
+from kardam.stage import Chain, Slowdown, Stage
+from kardam.state import State
+from kardam.throttle import Throttle
 
-
-class Slowdown(NamedTuple):
-    """Between which shares of honest gradients a rule admits: without liars, and with f of them.
-
-    Assumes workers of equal rate whose growths do not depend on their speed (Kardam, theorem on the
-    slowdown).
-    """
-
-    without: float
-    low: float
-    high: float
-
-
-class Stage(Stateful):
-    """One rule of a chain. This one admits everything as it is."""
-
-    # Whether it needs growth, hence a memory of the workers' answers.
-    compares = False
-
-    @property
-    def ready(self) -> bool:
-        """Whether it knows enough to judge. Until every stage does, the start-up rule moves the
-        model.
-        """
-        return True
-
-    def judge(self, evidence: Evidence) -> Refusal | None:
-        """None to admit. Shown every gradient once, in order, whatever other stages say."""
-        return None
-
-    def scale(self, evidence: Evidence) -> float:
-        """What an admitted gradient is multiplied by, in (0, 1]."""
-        return 1.0
-
-    def admit(self, evidence: Evidence) -> None:
-        """Told of each gradient that all stages admitted."""
-
-    def start(self, g: Vector, x: Vector) -> None:
-        """Told of each start-up update: traces of the median that moved the model, and of the model
-        it moved.
-        """
-
-    def slowdown(self) -> Slowdown | None:
-        """The share of honest work it admits, where theory knows one."""
-        return None
-
-
-class Chain(Stage):
-    """All of its stages, in order: refused if one refuses, scaled by all. An empty chain admits
-    everything.
-    """
-
-    def __init__(self, stages: Sequence[Stage]) -> None:
-        self.stages = tuple(stages)
-        self.compares = any(stage.compares for stage in self.stages)
-
-    @property
-    def ready(self) -> bool:
-        return all(stage.ready for stage in self.stages)
-
-    def judge(self, evidence: Evidence) -> Refusal | None:
-        refusals = [stage.judge(evidence) for stage in self.stages]
-        return next((refusal for refusal in refusals if refusal is not None), None)
-
-    def scale(self, evidence: Evidence) -> float:
-        return math.prod(stage.scale(evidence) for stage in self.stages)
-
-    def admit(self, evidence: Evidence) -> None:
-        for stage in self.stages:
-            stage.admit(evidence)
-
-    def start(self, g: Vector, x: Vector) -> None:
-        for stage in self.stages:
-            stage.start(g, x)
-
-    def slowdown(self) -> Slowdown | None:
-        known = [bounds for stage in self.stages if (bounds := stage.slowdown()) is not None]
-        return known[0] if len(known) == 1 else None
-
-    def state(self) -> State:
-        return {"stages": [stage.state() for stage in self.stages]}
-
-    def restore(self, state: State) -> None:
-        for stage, its in zip(self.stages, state["stages"], strict=True):
-            stage.restore(its)
+__all__ = [
+    "STAGES",
+    "Chain",
+    "Clip",
+    "Frequency",
+    "Growth",
+    "Slowdown",
+    "Stage",
+    "chain",
+    "tolerated",
+]
 
 
 class Growth(Stage):
@@ -123,6 +51,9 @@ class Growth(Stage):
     between lies the Hoelder coefficient of a gradient that is noisy and curved, and 1/2 compares
     workers whose speeds differ twentyfold as equals (bench/RESULTS.md).
 
+    With a `span` above 1, what stands for a worker is the lower median of that many of his latest
+    growths, and a single hard batch refuses nobody; nor does the first lie of who was honest.
+
     A declared growth is checked beside it: another number for the same pair is `misdeclared`.
     """
 
@@ -137,9 +68,12 @@ class Growth(Stage):
         c: float | None = None,
         low: float | None = None,
         high: float | None = None,
+        span: int = 1,
     ) -> None:
         if not n > 3 * f:
             raise ValueError(f"expected n > 3f, got n={n}, f={f}")
+        if not span >= 1:
+            raise ValueError(f"expected span >= 1, got {span}")
         if not 0 <= exponent <= 1:
             raise ValueError(f"expected 0 <= exponent <= 1, got {exponent}")
         if (c is not None) != (band == "relative"):
@@ -161,6 +95,7 @@ class Growth(Stage):
         # How many are thrown away at each end.
         self.lowest, self.highest = lowest, highest
         self.growths = Population()
+        self._latest: dict[WorkerId, deque[float]] = defaultdict(lambda: deque(maxlen=span))
 
     @property
     def ready(self) -> bool:
@@ -180,7 +115,10 @@ class Growth(Stage):
         change = evidence.change
         if change is None:
             return Refusal("unmeasured")
+        latest = self._latest[evidence.worker]
         growth = change.difference / change.displacement**self.exponent
+        latest.append(growth if growth < math.inf else math.inf)
+        growth = sorted(latest)[(len(latest) - 1) // 2]
         self.growths[evidence.worker] = growth
         if (lie := _misdeclared(evidence, change)) is not None:
             return lie
@@ -195,10 +133,13 @@ class Growth(Stage):
         return Slowdown(kept / n, max(kept - f, 0) / (n - f), min(kept / (n - f), 1.0))
 
     def state(self) -> State:
-        return {"growths": self.growths.state()}
+        latest = [[worker, list(its)] for worker, its in self._latest.items()]
+        return {"growths": self.growths.state(), "latest": latest}
 
     def restore(self, state: State) -> None:
         self.growths.restore(state["growths"])
+        for worker, its in state["latest"]:
+            self._latest[worker].extend(its)
 
 
 def _misdeclared(evidence: Evidence, change: Change) -> Refusal | None:
@@ -322,6 +263,8 @@ STAGES: Mapping[str, Callable[..., Stage]] = {
     "growth": Growth,
     "frequency": Frequency,
     "clip": Clip,
+    "consensus": Consensus,
+    "throttle": Throttle,
     "server_growth": ServerGrowth,
 }
 

@@ -35,8 +35,8 @@ kardam.client  kardam.recipe  kardam.checkpoint
 kardam.sessions  kardam.link
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
-kardam.gathering.rivals
-kardam.gathering.gathering
+kardam.gathering.rivals  kardam.consensus  kardam.throttle
+kardam.gathering.gathering  kardam.stage
 kardam.aggregators
 kardam.growth  kardam.protocol
 kardam.messages  kardam.spec  kardam.state

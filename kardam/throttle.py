@@ -1,0 +1,54 @@
+"""How much of what is admitted one worker may own: a limit on the fast, liars or not.
+
+Never in here: arrivals, which cost nothing to make, or a clock.
+"""
+
+from collections import deque
+
+from kardam.growth import Evidence
+from kardam.messages import Refusal, WorkerId
+from kardam.stage import Stage
+from kardam.state import State
+
+
+class Throttle(Stage):
+    """No worker owns much more of the last `rounds` n admissions than the (f+1)-th most admitted.
+
+        a_p  <  factor * a_(f+1) + 2
+
+    a_p being how many of them p owns, and a_(f+1) the (f+1)-th largest of these numbers. That is
+    at most what the fastest honest worker owns, so that f liars, however often they answer, are
+    admitted at most `factor` times as often as it; two are free, so that the first has a place.
+
+    It counts admissions: neither a flood nor silence of f moves the bound of the others, and the
+    n - f workers from the (f+1)-th on are never refused. After the capped weights that are asked
+    for where Dahan and Levy (NeurIPS 2024) count updates, and THROTTLE (Otsuka et al. 2026).
+    """
+
+    def __init__(self, n: int, f: int, factor: float = 1.5, rounds: int = 10) -> None:
+        if not factor >= 1:
+            raise ValueError(f"expected factor >= 1, got {factor}")
+        if not rounds >= 1:
+            raise ValueError(f"expected rounds >= 1, got {rounds}")
+        self.f, self.factor = f, factor
+        self._owners: deque[WorkerId] = deque(maxlen=rounds * n)
+        self._owned = [0] * n
+
+    def judge(self, evidence: Evidence) -> Refusal | None:
+        owned = self._owned[evidence.worker]
+        most = self.factor * sorted(self._owned)[-self.f - 1] + 2
+        return None if owned < most else Refusal("throttle", owned, 0, most)
+
+    def admit(self, evidence: Evidence) -> None:
+        if len(self._owners) == self._owners.maxlen:
+            self._owned[self._owners[0]] -= 1
+        self._owners.append(evidence.worker)
+        self._owned[evidence.worker] += 1
+
+    def state(self) -> State:
+        return {"owners": list(self._owners)}
+
+    def restore(self, state: State) -> None:
+        for worker in state["owners"]:
+            self._owners.append(worker)
+            self._owned[worker] += 1
