@@ -9,7 +9,7 @@ decides.
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from kardam.errors import UsageError
 from kardam.growth import Change, Evidence, Population, distance
@@ -48,7 +48,9 @@ class Stage(Stateful):
         return None
 
     def scale(self, evidence: Evidence) -> float:
-        """What an admitted gradient is multiplied by, in (0, 1]."""
+        """What an admitted gradient is multiplied by: in (0, 1], but where the server has a length
+        of its own to go by.
+        """
         return 1.0
 
     def admit(self, evidence: Evidence) -> None:
@@ -331,10 +333,18 @@ def tolerated(n: int) -> int:
     return (n - 1) // 3
 
 
-def chain(text: str, n: int, f: int, knob: str = "--filter") -> Chain:
+def chain(
+    text: str,
+    n: int,
+    f: int,
+    knob: str = "--filter",
+    table: Mapping[str, Callable[..., Stage]] = STAGES,
+    **given: Any,
+) -> Chain:
     """`growth:band=middle+clip` as a rule. `none`, and any chain at f = 0, is the identity.
 
-    Raises UsageError unless n > 3f >= 0, and for names and keys that are not there.
+    Stages are those of the `table`, whose factories may ask for n, f, and what is `given`. Raises
+    UsageError unless n > 3f >= 0, and for names and keys that are not there.
     """
     if not n > 3 * f >= 0:
         raise UsageError(
@@ -345,5 +355,5 @@ def chain(text: str, n: int, f: int, knob: str = "--filter") -> Chain:
         raise UsageError(f"{knob} is empty; 'none' is no filter")
     if parts == ["none"]:
         return Chain([])
-    built = [build(part, STAGES, knob, n=n, f=f) for part in parts]
+    built = [build(part, table, knob, n=n, f=f, **given) for part in parts]
     return Chain(built if f > 0 else [])

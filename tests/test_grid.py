@@ -152,7 +152,7 @@ def test_a_rule_whose_precondition_fails_stands_at_its_largest_legal_f_and_is_st
     starred = {
         (size, rule)
         for size, rule in product(SIZES, grid.RULES)
-        if grid.starred(Place("digits", *size, "iid", HONEST, rule, 0))
+        if grid.starred(Place("digits", size[0], size[1], "iid", HONEST, rule, 0))
     }
     assert starred == {((10, 3), "sync bulyan"), ((20, 6), "sync bulyan")}
     assert grid.recipe(10, 3, grid.RULES["sync bulyan"]).f == 1  # 4f + 3 <= 10
@@ -222,7 +222,7 @@ def test_what_is_no_grid_is_one_sentence(tmp_path: Path) -> None:
         (["--size", "10"], "--size: expected n:f like 10:3, got '10'"),
         (["--attack", "sign_flop"], "did you mean 'sign_flip'"),
         (["--size", "9:3"], "--size 9:3: expected n > 3f > 0"),
-        (["--task", "synthetic:d=9"], "has no classes"),
+        (["--task", "tests.test_tasks:regression"], "has no classes"),
     ):
         ran = CliRunner().invoke(grid.main, [*TINY, *words, "--out", str(tmp_path)])
         assert said in str(ran.exception)
