@@ -18,7 +18,7 @@ from kardam.recipe import Recipe
 from kardam.spec import parse
 from kardam.stats import Stats
 from workers.crew import Member
-from workers.objective import Network
+from workers.objective import Network, root_of
 from workers.simulation import hire, simulate
 from workers.tasks import load_task
 
@@ -93,7 +93,8 @@ def play(cell: Cell) -> Played:
     if not network.task.classes:
         raise UsageError(f"--task {cell.task}: a grid compares accuracies, and this has no classes")
     began = time.perf_counter()
-    descent = cell.recipe.descent(network.x)
+    root = root_of(network, cell.recipe.root_examples, cell.seed)
+    descent = cell.recipe.descent(network.x, root)
     stats = Stats(cell.recipe.n, cell.recipe.f)
     for member in cell.members:
         stats.label(member.index, member.label, member.byzantine)

@@ -8,7 +8,7 @@ itself decides.
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from kardam.consensus import Consensus
 from kardam.errors import UsageError
@@ -274,10 +274,18 @@ def tolerated(n: int) -> int:
     return (n - 1) // 3
 
 
-def chain(text: str, n: int, f: int, knob: str = "--filter") -> Chain:
+def chain(
+    text: str,
+    n: int,
+    f: int,
+    knob: str = "--filter",
+    table: Mapping[str, Callable[..., Stage]] = STAGES,
+    **given: Any,
+) -> Chain:
     """`growth:band=middle+clip` as a rule. `none`, and any chain at f = 0, is the identity.
 
-    Raises UsageError unless n > 3f >= 0, and for names and keys that are not there.
+    Stages are those of the `table`, whose factories may ask for n, f, and what is `given`. Raises
+    UsageError unless n > 3f >= 0, and for names and keys that are not there.
     """
     if not n > 3 * f >= 0:
         raise UsageError(
@@ -288,5 +296,5 @@ def chain(text: str, n: int, f: int, knob: str = "--filter") -> Chain:
         raise UsageError(f"{knob} is empty; 'none' is no filter")
     if parts == ["none"]:
         return Chain([])
-    built = [build(part, STAGES, knob, n=n, f=f) for part in parts]
+    built = [build(part, table, knob, n=n, f=f, **given) for part in parts]
     return Chain(built if f > 0 else [])

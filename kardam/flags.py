@@ -279,6 +279,7 @@ def recipe_of(choices: dict[str, Any]) -> Recipe:
         optimizer=choices.pop("optimizer"),
         gather=choices.pop("gather"),
         aggregator=choices.pop("aggregator"),
+        root_examples=choices.pop("root_examples", None) or 0,
     )
 
 

@@ -12,12 +12,13 @@ from kardam.aggregators import AGGREGATORS, Rule
 from kardam.dampening import DAMPENINGS
 from kardam.descent import Descent
 from kardam.errors import UsageError, suggest
-from kardam.filters import chain, tolerated
+from kardam.filters import STAGES, chain, tolerated
 from kardam.gathering import GATHERINGS, Gathering, OnArrival
 from kardam.messages import Vector
 from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
 from kardam.spec import build
+from kardam.trusted import TRUSTED, Root
 
 
 class Preset(NamedTuple):
@@ -78,6 +79,7 @@ class Recipe:
     optimizer: str
     gather: str
     aggregator: str
+    root_examples: int = 0
 
     @classmethod
     def of(
@@ -91,6 +93,7 @@ class Recipe:
         optimizer: str = DEFAULT_OPTIMIZER,
         gather: str = DEFAULT_GATHER,
         aggregator: str = DEFAULT_AGGREGATOR,
+        root_examples: int = 0,
     ) -> Self:
         """The preset, with what is not None in place of its parts. f = None: the most that n bear.
 
@@ -98,6 +101,8 @@ class Recipe:
         """
         if not 1 <= n <= N_MAX:
             raise UsageError(f"--workers: expected 1 to {N_MAX:,}, got {n}")
+        if not root_examples >= 0:
+            raise UsageError(f"--root-examples: expected at least 0, got {root_examples}")
         if preset not in PRESETS:
             raise UsageError(f"--preset: unknown name {preset!r}{suggest(preset, PRESETS)}")
         recipe = cls(
@@ -109,8 +114,9 @@ class Recipe:
             optimizer=optimizer,
             gather=gather,
             aggregator=aggregator,
+            root_examples=root_examples,
         )
-        recipe.descent(np.zeros(1, np.float32))
+        recipe.descent(np.zeros(1, np.float32), np.zeros_like if root_examples else None)
         return recipe
 
     @property
@@ -119,13 +125,15 @@ class Recipe:
         robust = self.filter != "none" or self.aggregator != "average" or self._gathering().robust
         return self.n - self.f if self.f > 0 and robust else 1
 
-    def descent(self, x: Vector) -> Descent:
-        """A new Descent by this recipe, from x_0."""
+    def descent(self, x: Vector, root: Root | None = None) -> Descent:
+        """A new Descent by this recipe, from x_0; `root` is the gradient on `root_examples` that
+        are trusted, if there are any.
+        """
         return Descent(
             x,
             n=self.n,
             f=self.f,
-            filter=chain(self.filter, self.n, self.f),
+            filter=chain(self.filter, self.n, self.f, table={**STAGES, **TRUSTED}, root=root),
             dampening=build(self.dampening, DAMPENINGS, "--dampening", n=self.n, f=self.f),
             rate=build(self.rate, RATES, "--rate"),
             optimizer=build(self.optimizer, OPTIMIZERS, "--optimizer"),

@@ -43,7 +43,9 @@ class Stage(Stateful):
         return None
 
     def scale(self, evidence: Evidence) -> float:
-        """What an admitted gradient is multiplied by, in (0, 1]."""
+        """What an admitted gradient is multiplied by: in (0, 1], but where the server has a length
+        of its own to go by.
+        """
         return 1.0
 
     def admit(self, evidence: Evidence) -> None:

@@ -152,7 +152,7 @@ def test_a_rule_whose_precondition_fails_stands_at_its_largest_legal_f_and_is_st
     starred = {
         (size, rule)
         for size, rule in product(SIZES, grid.RULES)
-        if grid.starred(Place("digits", *size, "iid", HONEST, rule, 0))
+        if grid.starred(Place("digits", size[0], size[1], "iid", HONEST, rule, 0))
     }
     assert starred == {((10, 3), "sync bulyan"), ((20, 6), "sync bulyan")}
     assert grid.recipe(10, 3, grid.RULES["sync bulyan"]).f == 1  # 4f + 3 <= 10

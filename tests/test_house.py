@@ -34,6 +34,7 @@ kardam.plan  kardam.records
 kardam.client  kardam.recipe  kardam.checkpoint
 kardam.sessions  kardam.link
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
+kardam.trusted
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
 kardam.gathering.rivals  kardam.consensus  kardam.throttle
 kardam.gathering.gathering  kardam.stage

@@ -17,6 +17,7 @@ from kardam.gathering import GATHERINGS
 from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
 from kardam.recipe import PRESETS
+from kardam.trusted import TRUSTED
 from tests.test_house import MODULES
 from tests.test_run import finished, kardam, lines, look, ran, started, until
 from workers.attacks import ATTACKS
@@ -103,7 +104,7 @@ def test_the_lines_of_experiments_as_files_work_when_pasted(tmp_path: Path) -> N
     ("flag", "table"),
     [
         ("--preset", PRESETS),
-        ("--filter", STAGES),
+        ("--filter", {**STAGES, **TRUSTED}),
         ("--dampening", DAMPENINGS),
         ("--rate", RATES),
         ("--optimizer", OPTIMIZERS),

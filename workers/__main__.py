@@ -266,6 +266,11 @@ async def _serve_task(plan: Plan) -> Outcome:
 @task_option
 @recipe_options
 @crew_options
+@click.option(
+    "--root-examples",
+    type=int,
+    help="Training examples that the server has of its own, for zeno and afl_guard.",
+)
 @until_options
 @chance_options
 @out_options

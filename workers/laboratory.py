@@ -18,7 +18,7 @@ from kardam.recipe import Recipe
 from kardam.records import Records
 from kardam.stats import Stats
 from workers.crew import Member
-from workers.objective import Network
+from workers.objective import Network, root_of
 from workers.simulation import hire, simulate
 from workers.tasks import load_task
 
@@ -41,7 +41,8 @@ class Experiment:
     ) -> None:
         self._network = Network(load_task(task, seed))
         self._workers = hire(members, self._network, seed, split)
-        self._descent: Descent = recipe.descent(self._network.x)
+        root = root_of(self._network, recipe.root_examples, seed)
+        self._descent: Descent = recipe.descent(self._network.x, root)
         self._records = records
         self._now = 0.0
         self._evaluate_at = self._measure_at = 0.0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kardam.errors import TaskError
 from kardam.messages import Manifest, Vector
+from kardam.trusted import Root
 from workers.tasks import Task
 from workers.worker import Relabel
 
@@ -99,3 +100,15 @@ class LocalObjective:
         batch = torch.from_numpy(self._share[rng.integers(len(self._share), size=self.batch)])
         inputs, targets = task.train[0][batch], task.train[1][batch]
         return self.network.gradient(x, inputs, relabel(targets, task.classes))
+
+
+def root_of(network: Network, examples: int, seed: int) -> Root | None:
+    """The gradient on so many training examples that the server trusts, drawn for the run; workers
+    may hold them, too. None of none. Raises TaskError where there are fewer.
+    """
+    inputs, targets = network.task.train
+    if examples > len(targets):
+        raise TaskError(f"--root-examples: expected at most {len(targets)}, got {examples}")
+    chance = np.random.default_rng([seed, 0x12007])
+    drawn = torch.from_numpy(chance.choice(len(targets), examples, replace=False))
+    return (lambda x: network.gradient(x, inputs[drawn], targets[drawn])[0]) if examples else None
