@@ -4,9 +4,9 @@ Blocking calls for the owner's thread; socket, heartbeats and reconnection in th
 place, with server, where zmq enters. What is said, and when, is the link's.
 """
 
+import contextlib
 import json
 import logging
-import math
 import queue
 import random
 import socket
@@ -43,6 +43,9 @@ TICK_MS = 100
 
 # Between reconnections, seconds: doubling from the first to the last, and up to twice by jitter.
 BACKOFF_FIRST, BACKOFF_LAST = 0.2, 5.0
+
+# Seconds that a wait takes in one piece: the operating system counts no further than some years.
+AT_ONCE = 3600.0
 
 # Last words have this long, in milliseconds.
 LINGER_MS = 1000
@@ -191,10 +194,8 @@ class Client:
         """Let so many seconds pass, infinitely many included. Raises at once what `pull` would."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            try:
-                self._note(self._news.get(timeout=left if left < math.inf else None))
-            except queue.Empty:
-                return
+            with contextlib.suppress(queue.Empty):
+                self._note(self._news.get(timeout=min(left, AT_ONCE)))
 
     def query(self) -> dict[str, Any]:
         """The server's books (operators only)."""
