@@ -45,6 +45,7 @@ from kardam.messages import (
     Welcome,
     WorkerId,
 )
+from kardam.places import VACANT, Places
 from kardam.protocol import CHUNK_BYTES, Bytes, encode_manifest
 from kardam.state import State
 from kardam.stats import Stats
@@ -57,9 +58,6 @@ Peer = bytes
 BEAT = 1.0
 MISSING = 3.5
 GONE = 30.0
-
-# Whoever says goodbye makes room at once; who is only gone may come back, and has so long.
-VACANT = 60.0
 
 # A granted upload has this long for each of its chunks: a slow line, not a dead one, and not a liar
 # who holds the grants that others wait for.
@@ -142,9 +140,7 @@ class Sessions:
         self._over = True
         self._sessions: dict[Peer, Session] = {}
         self._workers: dict[WorkerId, Session] = {}
-        # Why a worker that has no session has none, and since when. Whoever has a token already
-        # had it of a server before this one, and may be on its way back.
-        self._absent = {worker: ("expected", now) for worker in tokens.issued}
+        self._places = Places(descent.n, tokens.issued, now)
         self._asking: deque[Session] = deque()
         self._waiting: dict[WorkerId, Pull] = {}
         self._manifest = encode_manifest(terms.manifest)
@@ -267,7 +263,7 @@ class Sessions:
         self._sessions[peer] = session
         if session.role == "worker":
             self._workers[session.worker] = session
-            self._absent.pop(session.worker, None)
+            self._places.take(session.worker)
             self.descent.forget(session.worker, but=hello.holds)
             self.stats.label(session.worker, hello.label, hello.byzantine)
         welcome = Welcome(
@@ -286,7 +282,7 @@ class Sessions:
     def _enrol(self, peer: Peer, enrol: Enrol, now: float) -> list[Effect]:
         if self.draining:
             return [Send(peer, Denied("the server is ending", final=True))]
-        worker = self._vacancy(now)
+        worker = self._places.vacancy(now)
         if worker is None:
             taken = f"all n={self.descent.n} workers are taken"
             free = f"one that is gone makes room after {VACANT:.0f} s"
@@ -303,19 +299,9 @@ class Sessions:
 
     def expect(self, worker: WorkerId, label: str, byzantine: bool, now: float) -> str:
         """A token for this worker, who is on his way from now on."""
-        self._absent[worker] = ("expected", now)
+        self._places.expect(worker, now)
         self.stats.label(worker, label, byzantine)
         return self.tokens.issue(worker)
-
-    def _vacancy(self, now: float) -> WorkerId | None:
-        """A worker nobody is, or else one that left, or is gone for good. It keeps its history."""
-        for worker in range(self.descent.n):
-            if worker not in self._workers and worker not in self._absent:
-                return worker
-        for worker, (why, since) in self._absent.items():
-            if why == "left" or now - since > VACANT:
-                return worker
-        return None
 
     def _drop(self, session: Session, why: str, now: float) -> None:
         """End a session. What it reserved is free; its loans are forgotten at the next hello."""
@@ -323,7 +309,7 @@ class Sessions:
         if session.role == "worker":
             self._workers.pop(session.worker, None)
             self._waiting.pop(session.worker, None)
-            self._absent[session.worker] = (why, now)
+            self._places.leave(session.worker, why, now)
         if session in self._asking:
             self._asking.remove(session)
         session.upload = None
@@ -447,7 +433,7 @@ class Sessions:
         session = self._workers.get(worker)
         if session is not None:
             return "alive" if now - session.heard <= MISSING else "missing"
-        return self._absent.get(worker, ("unknown", 0.0))[0]
+        return self._places.why_absent(worker)
 
     def books(self, now: float) -> dict[str, Any]:
         """The stats, with what the sessions know: plain values for JSON."""
@@ -477,7 +463,7 @@ class Sessions:
         self.descent.restore(state["descent"])
         self.stats.restore(state["stats"])
         self.tokens.restore(state["tokens"])
-        self._absent = {worker: ("expected", now) for worker in self.tokens.issued}
+        self._places = Places(self.descent.n, self.tokens.issued, now)
 
 
 def _gradient(worker: WorkerId, push: Push, g: Vector) -> Gradient:

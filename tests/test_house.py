@@ -40,6 +40,7 @@ kardam.gathering.rivals  kardam.consensus  kardam.throttle
 kardam.gathering.gathering  kardam.stage
 kardam.aggregators
 kardam.growth  kardam.protocol
+kardam.places
 kardam.messages  kardam.spec  kardam.state
 kardam.errors
 kardam

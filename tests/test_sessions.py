@@ -31,8 +31,9 @@ from kardam.messages import (
     Query,
     Report,
 )
+from kardam.places import VACANT
 from kardam.protocol import CHUNK_BYTES, PROTOCOL
-from kardam.sessions import GONE, MISSING, UPLOAD_SECONDS, VACANT, Send
+from kardam.sessions import GONE, MISSING, UPLOAD_SECONDS, Send
 from tests.town import Host, Town
 
 # Two chunks and a bit; large enough that every upload asks first.
