@@ -4,7 +4,6 @@ time.
 
 import json
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 import click
@@ -41,12 +40,7 @@ class Bar:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def show(self, books: Callable[[], Books], gone: float, now: float) -> None:
@@ -74,12 +68,7 @@ class Board:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._in_place:
             self._live.stop()
 
