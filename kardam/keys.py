@@ -46,6 +46,8 @@ class Tokens:
         self._draw = draw
         self._secret = draw()
         self._least = 0
+        # How many tokens this server has issued.
+        self.issues = 0
         self._turns: dict[Identity, int] = {}
         self.evaluator = self._issue(Identity("evaluator"))
         self.operator = self._issue(Identity("operator"))
@@ -74,11 +76,6 @@ class Tokens:
         """The workers that have a token."""
         return {identity.worker for identity in self._turns if identity.role == "worker"}
 
-    @property
-    def issues(self) -> int:
-        """How many tokens there have been."""
-        return sum(self._turns.values())
-
     def state(self) -> State:
         """The secret, and whose turn it is; whoever reads it may be anybody."""
         return {
@@ -100,6 +97,7 @@ class Tokens:
     def _issue(self, identity: Identity) -> str:
         turn = max(self._turns.get(identity, 0), self._least) + 1
         self._turns[identity] = turn
+        self.issues += 1
         said = f"{identity.role}.{identity.worker}.{turn}.{self._draw()[:8]}"
         return f"{said}.{self._mac(said)}"
 
