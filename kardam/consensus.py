@@ -1,51 +1,79 @@
 """Whether a worker's recent work, on average, points where that of the others does.
 
-Never in here: the newest gradient alone, which is mostly noise, or what a worker says of itself.
+Never in here: the newest gradient alone, which is mostly noise; its length, which growth and clip
+see to; or what a worker says of itself.
 """
 
 import math
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kardam.growth import Evidence, Population, distance
+from kardam.growth import Evidence, distance
 from kardam.messages import Refusal, Vector, WorkerId
 from kardam.stage import Stage
 from kardam.state import State
+
+# Of how many histories the centre is made at once. Of more workers, these take turns.
+SAMPLE = 256
 
 # Among how many of those that lie equally far from the centre each looks for its twins.
 NEIGHBOURS = 32
 
 
 class _Average(NamedTuple):
-    """sum_k beta^(age of k) (1 - beta) g_k, over so many answers."""
+    """sum_i beta^(k-i) (1 - beta) g_i / ||g_i||, over k answers."""
 
     sum: Vector
     answers: int
 
 
-class _Voice(NamedTuple):
-    """What one worker gave to the centre: how far it pulled, shape (k,), and with which weight."""
+@dataclass(slots=True)
+class _Record:
+    """For how many answers it is still refused; how often it went too far, less what is forgiven;
+    and its answers since the last of either.
+    """
 
-    pull: Vector
-    weight: float
+    term: int = 0
+    strikes: int = 0
+    clean: int = 0
+
+
+class _Centre(NamedTuple):
+    """z; the mean of the pulls that moved it there; their total weight; and each worker's pull."""
+
+    z: Vector
+    mean: Vector
+    total: float
+    pulls: dict[WorkerId, Vector]
 
 
 class Consensus(Stage):
     """Refuse a worker whose history lies too far from the centre of the others, or too near.
 
-    A history is the exponential average of one worker's gradients, each clipped to the median of
-    all workers' latest norms, over its expected noise, which shrinks with its number of answers k:
+    A history is the exponential average of the *directions* of one worker's gradients, over its
+    expected noise, which shrinks with its number of answers k:
 
-        h_p = sum_i beta^(k-i) g_i (1-beta) / (1-beta^k)
+        h_p = sum_i beta^(k-i) g_i/||g_i|| (1-beta) / (1-beta^k)
         v_p = (1-beta)/(1+beta) (1+beta^k)/(1-beta^k)
         D_p = ||h_p - z_(-p)|| / sqrt(v_p)
         near * median <= D_p <= far * median
 
-    The centre z moves once per n verdicts, by one step of centered clipping (Karimireddy, He,
-    Jaggi, ICML 2021): the weighted mean of h_q - z, each clipped to their median length. z_(-p) is
-    that mean without p's part, so that nobody holds the centre by himself.
+    Directions, since late in a run gradients are many small ones that agree, and few large ones
+    that do not: their mean is next to nothing, that of their directions is not.
+
+    The centre z moves once per n verdicts (or SAMPLE, if that is less), by one step of centered
+    clipping (Karimireddy, He, Jaggi, ICML 2021): the weighted mean of h_q - z, each clipped to
+    their median length. z_(-p) is that mean without p's part, so that nobody holds the centre by
+    himself.
+
+    *Terms.* Whoever is found too far is refused for its next `term` 2^s answers, whatever they are,
+    s being its strikes; one strike is forgiven for every `clean` answers that are not too far.
+    Without this a liar lives at the edge: while it is refused, honest work undoes what it did, its
+    history comes back in, and the model rests where it is just admitted.
 
     *Voices.* A small multiple of a mean that colluders agree on lies nearer to any centre than an
     honest history, which is mostly noise, and three of them own the geometric median of ten. But
@@ -53,11 +81,13 @@ class Consensus(Stage):
     the median distance to the nearest neighbour share one voice: in the centre, in the median of D,
     and in admissions, where of w answers one is used (`echo`).
 
-    What it can not see: lies smaller than the noise of a history, which shift what is applied by
-    less than that; one worker's true oddity, which it refuses; and more than f liars. Costs
-    O(d + n log n) a verdict, and one pass of O(n d) per n verdicts; d numbers a worker.
+    *Listening.* Who passes here, but is refused by another rule, is left out of the centre and of
+    the median until it is refused no more; unless that left fewer than n - f.
 
-    It is part of no preset yet: a straggler may be refused for a while with nobody lying.
+    What it can not see: lies smaller than how honest histories differ, which shift what is applied
+    by less than that; one worker's true oddity, which it refuses; and more than f liars. Costs
+    O(d) a verdict, and one pass over min(n, SAMPLE) histories per as many verdicts; d numbers a
+    worker, where d is what the memory keeps of a gradient.
     """
 
     def __init__(
@@ -65,9 +95,11 @@ class Consensus(Stage):
         n: int,
         f: int,
         beta: float = 0.9,
-        far: float = 1.5,
-        near: float = 0.5,
+        far: float = 1.6,
+        near: float = 0.55,
         echo: float = 0.5,
+        term: int = 10,
+        clean: int = 100,
     ) -> None:
         if not 0 <= beta < 1:
             raise ValueError(f"expected 0 <= beta < 1, got {beta}")
@@ -75,59 +107,74 @@ class Consensus(Stage):
             raise ValueError(f"expected 0 <= near < 1 < far, got near={near}, far={far}")
         if not 0 <= echo < 1:
             raise ValueError(f"expected 0 <= echo < 1, got {echo}")
+        if not (term >= 0 and clean >= 1):
+            raise ValueError(f"expected term >= 0 and clean >= 1, got term={term}, clean={clean}")
         self.n, self.f = n, f
         self.beta, self.far, self.near, self.echo = beta, far, near, echo
-        self.distances: dict[WorkerId, float] = {}
-        self._norms = Population()
+        self.term, self.clean = term, clean
+        # The median of all D, and what it was taken from, as of the last move of the centre.
+        self.median = math.nan
         self._averages: dict[WorkerId, _Average] = {}
-        self._voices: dict[WorkerId, _Voice] = {}
-        self._centre: Vector | None = None
+        self._centre: _Centre | None = None
+        # Verdicts since the last move, and how many workers' turns there were.
         self._since = 0
-        # Of an answer that shares its voice: what is left over until one may be used.
+        self._turns = 0
+        self._records: dict[WorkerId, _Record] = defaultdict(_Record)
+        # Whose last answer passed here, not admitted so far; and who was found so an answer later.
+        self._passed: set[WorkerId] = set()
+        self._elsewhere: set[WorkerId] = set()
+        # One over how many share a worker's voice; and what is left over until one may be used.
+        self._weights: dict[WorkerId, float] = {}
         self._credits: dict[WorkerId, float] = {}
 
     @property
     def ready(self) -> bool:
-        return len(self.distances) >= self.n - self.f
+        return self._centre is not None
 
     def judge(self, evidence: Evidence) -> Refusal | None:
         worker = evidence.worker
-        self._norms[worker] = evidence.norm
         if not evidence.norm < math.inf:
             return Refusal("unmeasured")
+        self._listen(worker)
         self._remember(evidence)
         self._since += 1
-        if self._since >= self.n and len(self._averages) >= self.n - self.f:
+        if self._since >= min(self.n, SAMPLE) and len(self._averages) >= self.n - self.f:
             self._since = 0
             self._move()
         if self._centre is None:
             return Refusal("unmeasured")
-        value = distance(self._history(worker), self._centre_without(worker))
+        value = distance(self._history(worker), self._centre_without(worker, self._centre))
         value /= self._noise(worker)
-        self.distances[worker] = value
-        if not self.ready:
-            return Refusal("unmeasured")
-        middle = self._median()
-        low, high = self.near * middle, self.far * middle
-        if not low <= value <= high:
+        low, high = self.near * self.median, self.far * self.median
+        if self._serves(worker, too_far=value > high) or not low <= value <= high:
             return Refusal("consensus", value, low, high)
-        return self._share(worker)
+        refusal = self._share(worker)
+        if refusal is None:
+            self._passed.add(worker)
+        return refusal
+
+    def admit(self, evidence: Evidence) -> None:
+        self._passed.discard(evidence.worker)
+        self._elsewhere.discard(evidence.worker)
+
+    def _listen(self, worker: WorkerId) -> None:
+        """What became of this worker's last answer, if it passed here."""
+        if worker in self._passed:
+            self._passed.remove(worker)
+            self._elsewhere.add(worker)
 
     # --- histories ---
 
     def _remember(self, evidence: Evidence) -> None:
-        bound = self._norms.median()
-        weight = 1 - self.beta
-        if evidence.norm > bound:
-            weight *= bound / evidence.norm
+        weight = (1 - self.beta) / evidence.norm if evidence.norm > 0 else 0.0
         # float64 would change nothing but the memory it takes.
         new = np.float32(weight) * evidence.g
         before = self._averages.get(evidence.worker)
         if before is None:
             self._averages[evidence.worker] = _Average(new, 1)
         else:
-            summed = np.float32(self.beta) * before.sum + new
-            self._averages[evidence.worker] = _Average(summed, before.answers + 1)
+            new += np.float32(self.beta) * before.sum
+            self._averages[evidence.worker] = _Average(new, before.answers + 1)
 
     def _history(self, worker: WorkerId) -> Vector:
         average = self._averages[worker]
@@ -135,91 +182,135 @@ class Consensus(Stage):
         return history
 
     def _noise(self, worker: WorkerId) -> float:
-        """By how much averaging has shrunk the noise of one gradient."""
+        """By how much averaging has shrunk the noise of one direction."""
         beta, faded = self.beta, self.beta ** self._averages[worker].answers
         return math.sqrt((1 - beta) / (1 + beta) * (1 + faded) / (1 - faded))
 
     # --- the centre ---
 
     def _move(self) -> None:
-        workers = list(self._averages)
+        workers = self._sample()
         histories = np.stack([self._history(worker) for worker in workers])
-        start = self._centre if self._centre is not None else np.median(histories, axis=0)
-        pulls = histories - start
+        z = self._centre.z if self._centre is not None else np.median(histories, axis=0)
+        pulls = histories - z
         lengths = np.linalg.norm(pulls, axis=1)
         noise = np.array([self._noise(worker) for worker in workers])
         weights = _voices((pulls / noise[:, None]).astype(np.float32), self.echo)
         radius = float(np.median(lengths))
         shrink = np.minimum(1.0, radius / np.maximum(lengths, np.finfo(np.float32).tiny))
         pulls *= shrink[:, None].astype(np.float32)
-        self._voices = {
-            worker: _Voice(pull, float(weight))
-            for worker, pull, weight in zip(workers, pulls, weights, strict=True)
-        }
-        mean = np.average(pulls, axis=0, weights=weights)
-        self._centre = (start + mean).astype(np.float32)
-        self._total = float(weights.sum())
-        self._mean = mean.astype(np.float32)
+        mean = np.average(pulls, axis=0, weights=weights).astype(np.float32)
+        self._centre = _Centre(
+            (z + mean).astype(np.float32),
+            mean,
+            float(weights.sum()),
+            dict(zip(workers, pulls, strict=True)),
+        )
+        self._weights.update(zip(workers, weights.tolist(), strict=True))
+        values = [
+            distance(history, self._centre_without(worker, self._centre)) / spread
+            for worker, history, spread in zip(workers, histories, noise, strict=True)
+        ]
+        voiced = list(zip(values, weights.tolist(), strict=True))
+        low = self.near * _weighted_median(voiced)
+        # Again without those that are too near: they would draw the bounds in around themselves.
+        self.median = _weighted_median([one for one in voiced if one[0] >= low])
 
-    def _centre_without(self, worker: WorkerId) -> Vector:
-        assert self._centre is not None
-        voice = self._voices.get(worker)
-        if voice is None or not self._total > voice.weight:
-            return self._centre
-        rest = np.float32(voice.weight / (self._total - voice.weight))
-        without: Vector = self._centre + rest * (self._mean - voice.pull)
+    def _sample(self) -> list[WorkerId]:
+        """The next SAMPLE of those who have answered, each as often as any other. Neighbours, who
+        may be one liar's, come in different turns.
+        """
+        workers = sorted(self._averages.keys() - self._elsewhere)
+        if len(workers) < self.n - self.f:
+            workers = sorted(self._averages)
+        if len(workers) <= SAMPLE:
+            return workers
+        strides = -(-len(workers) // SAMPLE)
+        self._turns += 1
+        return workers[self._turns % strides :: strides]
+
+    def _centre_without(self, worker: WorkerId, centre: _Centre) -> Vector:
+        pull, weight = centre.pulls.get(worker), self._weights.get(worker, 1.0)
+        if pull is None or not centre.total > weight:
+            return centre.z
+        rest = np.float32(weight / (centre.total - weight))
+        without: Vector = centre.z + rest * (centre.mean - pull)
         return without
+
+    # --- terms ---
+
+    def _serves(self, worker: WorkerId, *, too_far: bool) -> bool:
+        """Whether this worker is still refused for what it did before. At the end of a term that
+        finds it too far still, the term goes on, and costs it no further strike.
+        """
+        record = self._records[worker]
+        if record.term > 0:
+            record.term -= not (too_far and record.term == 1)
+            return True
+        if too_far:
+            record.term = self.term * 2**record.strikes
+            record.strikes += 1
+            record.clean = 0
+        elif record.strikes > 0:
+            record.clean += 1
+            if record.clean >= self.clean:
+                record.strikes -= 1
+                record.clean = 0
+        return False
 
     # --- voices ---
 
-    def _median(self) -> float:
-        """The lower median of all distances, where those who share a voice count as one."""
-        ranked = sorted(
-            (value, self._voices[worker].weight if worker in self._voices else 1.0)
-            for worker, value in self.distances.items()
-        )
-        half, seen = sum(weight for _, weight in ranked) / 2, 0.0
-        for value, weight in ranked:
-            seen += weight
-            if seen >= half - 1e-9:
-                return value
-        return math.nan
-
     def _share(self, worker: WorkerId) -> Refusal | None:
-        voice = self._voices.get(worker)
-        if voice is None or voice.weight == 1.0:
+        weight = self._weights.get(worker, 1.0)
+        if weight == 1.0:
             return None
-        credit = self._credits.get(worker, 0.0) + voice.weight
+        credit = self._credits.get(worker, 0.0) + weight
         used = credit >= 1 - 1e-9
         self._credits[worker] = credit - used
-        return None if used else Refusal("echo", voice.weight, 1.0, 1.0)
+        return None if used else Refusal("echo", weight, 1.0, 1.0)
 
     # --- a life after this process ---
 
     def state(self) -> State:
         centre = None
         if self._centre is not None:
-            centre = {"z": self._centre, "total": self._total, "mean": self._mean}
+            pulls = [[worker, pull] for worker, pull in self._centre.pulls.items()]
+            centre = [self._centre.z, self._centre.mean, self._centre.total, pulls]
         return {
-            "norms": self._norms.state(),
             "averages": [[worker, *its] for worker, its in self._averages.items()],
-            "voices": [[worker, *its] for worker, its in self._voices.items()],
-            "distances": [[worker, value] for worker, value in self.distances.items()],
+            "records": [
+                [worker, its.term, its.strikes, its.clean] for worker, its in self._records.items()
+            ],
+            "passed": list(self._passed),
+            "elsewhere": list(self._elsewhere),
+            "weights": [[worker, value] for worker, value in self._weights.items()],
             "credits": [[worker, value] for worker, value in self._credits.items()],
             "centre": centre,
+            "median": self.median,
             "since": self._since,
+            "turns": self._turns,
         }
 
     def restore(self, state: State) -> None:
-        self._norms.restore(state["norms"])
         self._averages = {worker: _Average(*its) for worker, *its in state["averages"]}
-        self._voices = {worker: _Voice(*its) for worker, *its in state["voices"]}
-        self.distances = {worker: value for worker, value in state["distances"]}
+        self._records.update((worker, _Record(*its)) for worker, *its in state["records"])
+        self._passed, self._elsewhere = set(state["passed"]), set(state["elsewhere"])
+        self._weights = {worker: value for worker, value in state["weights"]}
         self._credits = {worker: value for worker, value in state["credits"]}
-        self._since = state["since"]
+        self.median, self._since, self._turns = state["median"], state["since"], state["turns"]
         if (centre := state["centre"]) is not None:
-            self._centre, self._total = centre["z"], centre["total"]
-            self._mean = centre["mean"]
+            z, mean, total, pulls = centre
+            self._centre = _Centre(z, mean, total, {worker: pull for worker, pull in pulls})
+
+
+def _weighted_median(voiced: list[tuple[float, float]]) -> float:
+    """The lower median of (value, weight): those who share a voice count as one."""
+    half, seen = sum(weight for _, weight in voiced) / 2, 0.0
+    for value, weight in sorted(voiced):
+        seen += weight
+        if seen >= half - 1e-9:
+            return value
+    return math.nan
 
 
 def _voices(pulls: NDArray[np.float32], echo: float) -> NDArray[np.float64]:

@@ -180,14 +180,16 @@ class Frequency(Stage):
 
 
 class Clip(Stage):
-    """Scale an admitted gradient down to the median of all workers' latest norms.
+    """Scale an admitted gradient down to `factor` times the median of all workers' latest norms.
 
     Beyond the paper: a growth test cannot see that a vector is ten times too long. The median of
     more than 2f numbers lies between honest ones.
     """
 
-    def __init__(self, n: int, f: int) -> None:
-        self.n, self.f = n, f
+    def __init__(self, n: int, f: int, factor: float = 1.0) -> None:
+        if not 0 < factor < math.inf:
+            raise ValueError(f"expected factor > 0, got {factor}")
+        self.n, self.f, self.factor = n, f, factor
         self.norms = Population()
 
     @property
@@ -199,7 +201,7 @@ class Clip(Stage):
         return None
 
     def scale(self, evidence: Evidence) -> float:
-        bound = self.norms.median()
+        bound = self.factor * self.norms.median()
         return 1.0 if evidence.norm <= bound else bound / evidence.norm
 
     def state(self) -> State:

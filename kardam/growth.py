@@ -135,8 +135,9 @@ class Population(Stateful):
         self._latest[worker] = shown
         self._sorted.add(shown)
 
-    def __getitem__(self, worker: WorkerId) -> float:
-        return self._latest[worker]
+    def get(self, worker: WorkerId) -> float:
+        """What this worker has shown; 0 if it has shown nothing."""
+        return self._latest.get(worker, 0.0)
 
     def __len__(self) -> int:
         """How many workers have shown one."""

@@ -46,10 +46,15 @@ PRESETS = {
         "constant",
         "the authors' own telling: without the lowest and the highest f; clipped",
     ),
+    "consensus": Preset(
+        "growth:band=relative,c=3,exponent=0.5,span=25+consensus+throttle+clip:factor=2",
+        "constant",
+        "growth near everybody's, histories that agree, a limit on the fast; clipped",
+    ),
 }
 
 # The best that is measured so far.
-DEFAULT_PRESET = "middle"
+DEFAULT_PRESET = "consensus"
 
 DEFAULT_RATE = "constant:gamma=0.1"
 

@@ -5,7 +5,7 @@ Never in here: arrivals, which cost nothing to make, or a clock.
 
 from collections import deque
 
-from kardam.growth import Evidence
+from kardam.growth import Evidence, Population
 from kardam.messages import Refusal, WorkerId
 from kardam.stage import Stage
 from kardam.state import State
@@ -32,18 +32,23 @@ class Throttle(Stage):
             raise ValueError(f"expected rounds >= 1, got {rounds}")
         self.f, self.factor = f, factor
         self._owners: deque[WorkerId] = deque(maxlen=rounds * n)
-        self._owned = [0] * n
+        self._owned = Population()
 
     def judge(self, evidence: Evidence) -> Refusal | None:
-        owned = self._owned[evidence.worker]
-        most = self.factor * sorted(self._owned)[-self.f - 1] + 2
+        owned = self._owned.get(evidence.worker)
+        # Whoever was never admitted is not in the ranks, and owns none.
+        ranked = self._owned.largest(self.f + 1) if len(self._owned) > self.f else 0.0
+        most = self.factor * ranked + 2
         return None if owned < most else Refusal("throttle", owned, 0, most)
 
     def admit(self, evidence: Evidence) -> None:
         if len(self._owners) == self._owners.maxlen:
-            self._owned[self._owners[0]] -= 1
+            self._count(self._owners[0], -1)
         self._owners.append(evidence.worker)
-        self._owned[evidence.worker] += 1
+        self._count(evidence.worker, 1)
+
+    def _count(self, worker: WorkerId, more: int) -> None:
+        self._owned[worker] = self._owned.get(worker) + more
 
     def state(self) -> State:
         return {"owners": list(self._owners)}
@@ -51,4 +56,4 @@ class Throttle(Stage):
     def restore(self, state: State) -> None:
         for worker in state["owners"]:
             self._owners.append(worker)
-            self._owned[worker] += 1
+            self._count(worker, 1)

@@ -24,7 +24,12 @@ LIVE = [name for name in PRESETS if name != "paper_literal"]
 
 # No attack: at least this share of all honest work in every window of 200 arrivals, and of each
 # worker's own in every window of 60 of his answers.
-LIVENESS = {"none": (1.0, 1.0), "paper": (0.15, 0.08), "middle": (0.25, 0.10)}
+LIVENESS = {
+    "none": (1.0, 1.0),
+    "paper": (0.15, 0.08),
+    "middle": (0.25, 0.10),
+    "consensus": (0.8, 0.25),
+}
 
 
 # --- the seed is the run ---
@@ -192,38 +197,26 @@ def test_a_run_goes_on_through_outages_and_the_work_of_who_returns_is_used(prese
 # --- safety ---
 
 
-# By how much the accuracy of `middle` may fall: three points, or more with a reason.
+# By how many points the default may fall under an attack. Two come from what the liars hold: without
+# them seven tenths of the data are there, and that alone costs 1.8 (`silent`).
 HELD = {
-    "honest": 0.03,
-    "sign_flip:scale=10": 0.03,
-    "constant": 0.03,
-    "gaussian": 0.03,
-    "zero": 0.03,
-    "nan": 0.03,
-    "label_flip": 0.03,
-    "lying_growth": 0.03,
-    "lying_growth:factor=inf": 0.03,
-    "alie:z=1.5": 0.03,
-    "ipm": 0.03,
-    "bit_flip": 0.03,
-    "partial_drop": 0.03,
-    "random_disturbance": 0.03,
-    "min_max": 0.03,
-    "min_sum": 0.03,
-    "mimic": 0.03,
-    "hidden_vulnerability": 0.03,
-    "reference_capture": 0.03,
-    "version_lie": 0.03,
-    "sign_flip:scale=10+burst": 0.03,
-    "sign_flip:scale=10+late:after=50": 0.03,
-    "sign_flip:scale=10+stops:after=50": 0.03,
-    "sign_flip:scale=3+timed:exponent=0.5": 0.03,
-    "replay": 0.05,  # a quarter of what arrives is pushed twice
-    "sign_flip:scale=10+flood:rho=10": 0.06,  # four fifths of what arrives are the liars'
-    "silent": 0.08,  # a narrower band admits 15 % of the work, not 40 %
+    **dict.fromkeys(ATTACKS, 3.0),
+    "honest": 0.0,
+    "reference_capture": 5.5,  # honest until it may reverse, ten times; then it serves its term
+    "sign_flip:scale=1": 3.0,
+    "sign_flip:scale=10": 3.0,
+    "alie:z=1.5": 3.0,
+    "ipm:epsilon=2": 3.0,
+    "lying_growth:factor=inf": 3.0,
+    "sign_flip:scale=10+burst": 3.0,
+    "sign_flip:scale=10+late:after=50": 3.0,
+    "sign_flip:scale=10+stops:after=50": 3.0,
+    "sign_flip:scale=3+timed:exponent=0.5": 3.0,
+    "sign_flip:scale=10+flood:rho=10": 3.0,
+    "alie:z=1.5+flood": 3.0,
 }
 
-# What middle is known not to hold against: its accuracy there (0.95 without attack), and why.
+# What the growth of a lie does not show, so that `middle` falls to it: its accuracy there, and why.
 FALLS = {
     "honest_plus_constant": (0.82, "the constant cancels in every difference: no growth shows it"),
     "ipm:epsilon=2": (0.80, "a reversed mean with the noise of an honest gradient, and its length"),
@@ -236,16 +229,19 @@ FALLS = {
 
 
 @pytest.mark.parametrize(("attack", "points"), HELD.items())
-def test_middle_stays_near_its_attack_free_run(attack: str, points: float) -> None:
+def test_the_default_stays_near_its_attack_free_run(attack: str, points: float) -> None:
     run = world(2 * ARRIVALS, byzantine=3, attack=attack)
-    assert run.accuracy >= _attack_free().accuracy - points
+    honest = [v for v in run.verdicts if v.worker not in run.liars]
+    print(f"\n{attack}: accuracy {run.accuracy:.3f}, honest work admitted {share(honest):.2f}")
+    assert run.accuracy >= _attack_free().accuracy - points / 100
+    assert share(honest) >= 0.85
 
 
 @pytest.mark.parametrize(("attack", "accuracy"), [(a, at) for a, (at, _) in FALLS.items()])
 def test_middle_is_known_to_lose_to_liars_who_grow_like_honest_workers(
     attack: str, accuracy: float
 ) -> None:
-    run = world(2 * ARRIVALS, byzantine=3, attack=attack)
+    run = world(2 * ARRIVALS, byzantine=3, attack=attack, recipe={"preset": "middle"})
     liars = [v for v in run.verdicts if v.worker in run.liars]
     print(f"\n{attack}: accuracy {run.accuracy:.3f}, liars admitted {share(liars):.2f}")
     assert run.accuracy < _attack_free().accuracy - 0.03
@@ -254,7 +250,7 @@ def test_middle_is_known_to_lose_to_liars_who_grow_like_honest_workers(
 
 
 def test_every_attack_of_the_table_is_in_the_battery() -> None:
-    tried = {stage for attack in [*HELD, *FALLS] for stage in stages(attack)}
+    tried = {stage for attack in HELD for stage in stages(attack)}
     assert {stage.partition(":")[0] for stage in tried} == set(ATTACKS)
 
 
@@ -264,7 +260,7 @@ def test_the_published_filter_falls_to_liars_who_choose_their_time(attack: str) 
     assert run.accuracy < 0.5
 
 
-def test_plain_asynchronous_sgd_falls_to_chance_where_middle_stands() -> None:
+def test_plain_asynchronous_sgd_falls_to_chance_where_the_default_stands() -> None:
     run = world(ARRIVALS, byzantine=3, attack="sign_flip:scale=10", recipe={"preset": "none"})
     assert run.accuracy < 0.2
 
