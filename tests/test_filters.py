@@ -239,7 +239,7 @@ def test_exponent_zero_compares_differences_and_one_compares_growths(
     for exponent, expected in [(0.0, growth * displacement), (1.0, growth)]:
         stage = Growth(1, 0, "upper", exponent=exponent)
         stage.judge(evidence(0, growth, displacement=displacement))
-        assert stage.growths[0] == pytest.approx(expected)
+        assert stage.growths.get(0) == pytest.approx(expected)
 
 
 def test_low_and_high_set_what_is_thrown_away_directly() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kardam.recipe import DEFAULT_PRESET, PRESETS
 from tests.test_cli import Kardam, kardam
 
 __all__ = ["kardam"]  # the fixture
@@ -26,7 +27,7 @@ def test_a_dry_run_prints_every_choice_resolved_and_leaves_nothing(
     chosen = tomllib.loads(out)
     assert chosen["workers"] == 7
     assert chosen["f"] == 2  # the most that seven bear
-    assert chosen["filter"] == "growth:band=middle,exponent=0.5+clip"
+    assert chosen["filter"] == PRESETS[DEFAULT_PRESET].filter
     assert chosen["arrivals"] == 4000
     assert "updates" not in chosen
     assert list(here.iterdir()) == []

@@ -90,7 +90,7 @@ def test_ranks_are_those_of_a_sorted_list_of_what_was_shown(
         k = data.draw(st.integers(1, len(ranked)))
         assert population.smallest(k) == ranked[k - 1]
         assert population.largest(k) == ranked[-k]
-        assert population[worker] == slow[worker]
+        assert population.get(worker) == slow[worker]
         assert len(population) == len(slow)
         assert population.median() == ranked[(len(ranked) - 1) // 2]
 

@@ -197,8 +197,8 @@ def test_a_run_goes_on_through_outages_and_the_work_of_who_returns_is_used(prese
 # --- safety ---
 
 
-# By how many points the default may fall under an attack. Two come from what the liars hold: without
-# them seven tenths of the data are there, and that alone costs 1.8 (`silent`).
+# By how many points the default may fall under an attack. Two come from what the liars hold:
+# without them seven tenths of the data are there, and that alone costs 1.8 (`silent`).
 HELD = {
     **dict.fromkeys(ATTACKS, 3.0),
     "honest": 0.0,

@@ -33,7 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "gather": "buffered",
         "aggregator": "median",
     },
-    **{f"gather {name}": {"gather": name} for name in GATHERINGS},
+    **{f"gather {name}": {"gather": name, "preset": "middle"} for name in GATHERINGS},
     "a mean of three": {"gather": "arrival:m=3"},
 }
 
