@@ -99,7 +99,7 @@ class Consensus(Stage):
         n: int,
         f: int,
         beta: float = 0.9,
-        far: float = 1.6,
+        far: float = 1.65,
         near: float = 0.55,
         echo: float = 0.5,
         term: int = 10,
