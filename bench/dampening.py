@@ -120,7 +120,7 @@ def trial(
 ) -> Trial:
     network = Network(task)
     recipe = Recipe.of(N, preset=preset, dampening=dampening, rate=f"constant:gamma={rate}")
-    descent = recipe.descent(network.x)
+    descent = recipe.descent(network.x, chance=secrets(seed))
     watched = descent.dampening = Watched(descent.dampening)
     curve: list[tuple[float, float]] = []
     staleness = []
