@@ -6,12 +6,14 @@ import gc
 import math
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from kardam.descent import Descent
 from kardam.errors import UsageError
@@ -35,7 +37,7 @@ PILES: dict[str, slice | list[int]] = {
     "64 in a row": slice(1000, 1064),
     "everything": slice(None),
 }
-FORMS = {
+FORMS: dict[str, Callable[[int, np.random.Generator], NDArray[np.float64]]] = {
     "constant": lambda size, chance: np.ones(size),
     "alternating": lambda size, chance: np.resize([1.0, -1.0], size),
     "noise": lambda size, chance: chance.standard_normal(size),
