@@ -17,7 +17,7 @@ from kardam.dampening import Dampening
 from kardam.errors import UsageError
 from kardam.filters import Stage
 from kardam.gathering import Buffered, Gathering, OnArrival
-from kardam.growth import Change, Evidence, History, Trace, norm
+from kardam.growth import Change, Evidence, History, Trace
 from kardam.lens import Exact, Lens
 from kardam.messages import Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
 from kardam.optimizers import SGD, Optimizer
@@ -76,7 +76,7 @@ class Descent(Stateful):
         self.optimizer = optimizer if optimizer is not None else SGD()
         self.model = Model(0, _sealed(x.copy()))
         self._lens = lens if lens is not None else Exact()
-        self._trace = self._lens.look(self.model.x)
+        self._trace = self._lens.look(self.model.x).trace
         self._first = Buffered(n - f, clipped_median)
         self._compares = filter.compares or dampening.compares
         self._histories: dict[WorkerId, History] = defaultdict(History)
@@ -145,7 +145,7 @@ class Descent(Stateful):
         return self._judge(gradient, loan, evidence)
 
     def _measure(self, gradient: Gradient, loan: Loan) -> Evidence:
-        g, length = self._lens.look(gradient.g), norm(gradient.g)
+        g, length = self._lens.look(gradient.g)
         change: Change | None = None
         if not length < math.inf:
             # It has no place in a history; what it shows is an infinite growth.
@@ -186,7 +186,7 @@ class Descent(Stateful):
             return self._verdict(gradient, Refusal("startup"), loan, evidence)
         median = self._first.add(gradient.worker, gradient.g, 1.0)
         if median is not None:
-            self.filter.start(self._lens.look(median), evidence.now)
+            self.filter.start(self._lens.look(median).trace, evidence.now)
             self._step(median)
         return self._verdict(gradient, None, loan, evidence, weight=1.0, rule="startup")
 

@@ -32,7 +32,12 @@ BLOCK = 65_536
 def norm(v: Trace) -> float:
     """||v||, Euclidean. Infinite where the squares leave float32: such a vector is no gradient."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return math.sqrt(square) if (square := float(np.dot(v, v))) >= 0 else math.inf
+        return root(float(np.dot(v, v)))
+
+
+def root(square: float) -> float:
+    """The length of what has this square; infinite where that is NaN."""
+    return math.sqrt(square) if square >= 0 else math.inf
 
 
 def distance(a: Trace, b: Trace) -> float:
@@ -45,7 +50,7 @@ def distance(a: Trace, b: Trace) -> float:
             end = min(start + BLOCK, a.size)
             part = np.subtract(a[start:end], b[start:end], out=apart[: end - start])
             square += float(np.dot(part, part))
-    return math.sqrt(square) if square >= 0 else math.inf
+    return root(square)
 
 
 @dataclass(frozen=True, slots=True)

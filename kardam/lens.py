@@ -6,11 +6,11 @@ here: whose vector it is, or what is compared with what.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from kardam.growth import Trace
+from kardam.growth import Trace, norm, root
 from kardam.messages import Vector
 from kardam.state import State
 
@@ -26,14 +26,23 @@ ROWS = 4
 DEVIATIONS = 8
 
 
+class Look(NamedTuple):
+    """What one look at a vector v shows: its trace, and ||v||."""
+
+    trace: Trace
+    norm: float
+
+
 class Lens(Protocol):
     """How vectors of one d are remembered."""
 
     # How far an honest declared growth may lie from the measured one, as a share of that.
     tolerance: float
 
-    def look(self, v: Vector) -> Trace:
-        """The trace of v, which may be v: it must not be written again."""
+    def look(self, v: Vector) -> Look:
+        """The trace may be v, which must not be written again. The norm has no error but rounding,
+        and is infinite as in `growth.norm`.
+        """
 
     def follow(self, trace: Trace, x: Vector, y: Vector) -> Trace:
         """The trace of y, from that of x, by their difference: however close they are, what traces
@@ -53,8 +62,8 @@ class Exact:
     # Both ends subtract the same float32 numbers; only the order of the sums differs (1e-7 a term).
     tolerance = 0.01
 
-    def look(self, v: Vector) -> Trace:
-        return v
+    def look(self, v: Vector) -> Look:
+        return Look(v, norm(v))
 
     def follow(self, trace: Trace, x: Vector, y: Vector) -> Trace:
         return y
@@ -100,14 +109,17 @@ class Sketched:
         self._runs = list(zip(starts, rotations.tolist(), flips.tolist(), strict=True))
         self._deal = np.stack([chance.permutation(run) for _ in range(ROWS)])
 
-    def look(self, v: Vector) -> Trace:
-        signed = np.empty(self._run, np.float32)
+    def look(self, v: Vector) -> Look:
+        signed, squares = np.empty(self._run, np.float32), list[float]()
 
         def part(start: int) -> Vector:
             run = v[start : start + self._run]
-            return np.multiply(run, self._signs[: run.size], out=signed[: run.size])
+            run = np.multiply(run, self._signs[: run.size], out=signed[: run.size])
+            # Signs change no square; and now it is in the cache.
+            squares.append(float(np.dot(run, run)))
+            return run
 
-        return self._sketch(part)
+        return Look(self._sketch(part), root(sum(squares)))
 
     def follow(self, trace: Trace, x: Vector, y: Vector) -> Trace:
         # Two sketches would be subtracted with the rounding error of sums as long as x, 1e-7 ||x||,

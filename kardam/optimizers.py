@@ -45,7 +45,9 @@ class SGD(Optimizer):
         self.decay = _checked_decay(decay)
 
     def step(self, x: Vector, g: Vector, gamma: float) -> Vector:
-        return x - np.float32(gamma) * _coupled(g, x, self.decay)
+        new: Vector = np.float32(gamma) * _coupled(g, x, self.decay)
+        np.subtract(x, new, out=new)
+        return new
 
 
 class Momentum(Optimizer):
