@@ -178,7 +178,7 @@ class Descent(Stateful):
         weight *= self.filter.scale(evidence)
         self.filter.admit(evidence)
         if (g := self.gathering.add(gradient.worker, gradient.g, weight)) is not None:
-            self._step(g)
+            self._step(g, weight * evidence.g if self.gathering.alone else None)
         return self._verdict(gradient, None, loan, evidence, weight)
 
     def _start_up(self, gradient: Gradient, loan: Loan, evidence: Evidence) -> Verdict:
@@ -187,14 +187,18 @@ class Descent(Stateful):
         median = self._first.add(gradient.worker, gradient.g, 1.0)
         if median is not None:
             self.filter.start(self._lens.look(median).trace, evidence.now)
-            self._step(median)
+            self._step(median, None)
         return self._verdict(gradient, None, loan, evidence, weight=1.0, rule="startup")
 
-    def _step(self, g: Vector) -> None:
+    def _step(self, g: Vector, trace: Trace | None) -> None:
+        """Move the model by g, of which there may be a trace."""
         t, x = self.model.version, self.model.x
-        self.model = Model(t + 1, _sealed(self.optimizer.step(x, g, self.rate(t))))
+        gamma = self.rate(t)
+        self.model = Model(t + 1, _sealed(self.optimizer.step(x, g, gamma)))
         # Once a version, for all who will be lent it.
-        self._trace = self._lens.follow(self._trace, x, self.model.x)
+        factor = self.optimizer.factor(gamma)
+        step = factor * trace if factor is not None and trace is not None else None
+        self._trace = self._lens.follow(self._trace, x, self.model.x, step)
 
     # --- a question ---
 

@@ -42,14 +42,12 @@ def root(square: float) -> float:
 
 def distance(a: Trace, b: Trace) -> float:
     """||a - b||; infinite on overflow."""
-    # Block by block, so that no difference of d numbers is written to memory and read again.
-    apart = np.empty(min(a.size, BLOCK), np.result_type(a, b))
     square = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
+        # Block by block, so that no difference of d numbers is written to memory and read again.
         for start in range(0, a.size, BLOCK):
-            end = min(start + BLOCK, a.size)
-            part = np.subtract(a[start:end], b[start:end], out=apart[: end - start])
-            square += float(np.dot(part, part))
+            apart = a[start : start + BLOCK] - b[start : start + BLOCK]
+            square += float(np.dot(apart, apart))
     return root(square)
 
 

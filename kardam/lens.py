@@ -26,6 +26,11 @@ ROWS = 4
 DEVIATIONS = 8
 
 
+# How long a step must be, as a share of ||x||, to be taken as it was meant: rounding x to float32
+# moves it by 2e-8 ||x||, which is less than a hundredth of that.
+LONG = 1e-5
+
+
 class Look(NamedTuple):
     """What one look at a vector v shows: its trace, and ||v||."""
 
@@ -44,9 +49,10 @@ class Lens(Protocol):
         and is infinite as in `growth.norm`.
         """
 
-    def follow(self, trace: Trace, x: Vector, y: Vector) -> Trace:
+    def follow(self, trace: Trace, x: Vector, y: Vector, step: Trace | None) -> Trace:
         """The trace of y, from that of x, by their difference: however close they are, what traces
-        of models are apart is what the models are.
+        of models are apart is what the models are. `step` is the trace of y - x before that was
+        rounded, where it is known.
         """
 
     def state(self) -> State:
@@ -65,7 +71,7 @@ class Exact:
     def look(self, v: Vector) -> Look:
         return Look(v, norm(v))
 
-    def follow(self, trace: Trace, x: Vector, y: Vector) -> Trace:
+    def follow(self, trace: Trace, x: Vector, y: Vector, step: Trace | None) -> Trace:
         return y
 
     def state(self) -> State:
@@ -88,7 +94,8 @@ class Sketched:
     with 1/RUN: so the variance is below 2 (1/k + 16/k^2 + 1/RUN) ||v||^4 and a few terms as small
     as 1/k^2, for what is spread out as for what is piled up, and one coordinate alone has no error.
 
-    One pass over v. The secret's arrays are 5 RUN + d/RUN numbers.
+    One pass over v; over a model none, where it is one gradient away from the last and the step is
+    long enough (`LONG`). The secret's arrays are 5 RUN + d/RUN numbers.
     """
 
     def __init__(self, d: int, k: int, secret: int) -> None:
@@ -121,15 +128,17 @@ class Sketched:
 
         return Look(self._sketch(part), root(sum(squares)))
 
-    def follow(self, trace: Trace, x: Vector, y: Vector) -> Trace:
-        # Two sketches would be subtracted with the rounding error of sums as long as x, 1e-7 ||x||,
-        # and a step of a small rate is shorter than that. Hence float64, too.
+    def follow(self, trace: Trace, x: Vector, y: Vector, step: Trace | None) -> Trace:
+        # In float64: a sum of very many short steps.
+        if step is not None and norm(step) > LONG * norm(trace):
+            return trace + step.astype(np.float64)
+        # Two sketches would be subtracted with the rounding error of sums as long as x, 1e-7 ||x||.
         signed = np.empty(self._run, np.float32)
 
         def part(start: int) -> Vector:
             end = min(start + self._run, self.d)
-            step = np.subtract(y[start:end], x[start:end], out=signed[: end - start])
-            return np.multiply(step, self._signs[: step.size], out=step)
+            run = np.subtract(y[start:end], x[start:end], out=signed[: end - start])
+            return np.multiply(run, self._signs[: run.size], out=run)
 
         moved: Trace = trace + self._sketch(part).astype(np.float64)
         return moved

@@ -33,6 +33,10 @@ class Optimizer(Stateful):
         """The next model, of shape (d,), in memory that nobody else has. Called once an update."""
         raise NotImplementedError
 
+    def factor(self, gamma: float) -> float | None:
+        """c, where a step is x + c g and no more than that."""
+        return None
+
 
 class SGD(Optimizer):
     """x - gamma (g + decay x): plain stochastic gradient descent, to the bit where decay is 0.
@@ -48,6 +52,9 @@ class SGD(Optimizer):
         new: Vector = np.float32(gamma) * _coupled(g, x, self.decay)
         np.subtract(x, new, out=new)
         return new
+
+    def factor(self, gamma: float) -> float | None:
+        return -gamma if self.decay == 0 else None
 
 
 class Momentum(Optimizer):

@@ -92,7 +92,7 @@ def test_growth_by_sketch_is_exact_growth_within_the_tolerance(
             quotient = exact.growth / change.growth
             assert 1 / (1 + lens.tolerance) <= quotient <= 1 + lens.tolerance
         step = x - np.float32(0.1) * piled(*piles[-version], version)
-        x, seen = step, lens.follow(seen, x, step)
+        x, seen = step, lens.follow(seen, x, step, None)
 
 
 @pytest.mark.parametrize("where", PILES)
@@ -134,7 +134,7 @@ def test_models_are_as_far_apart_as_their_steps_were_however_short(rate: float) 
     seen = start
     for version in range(40):
         step = (x + np.float32(rate) * piled("everything", "noise", version)).astype(np.float32)
-        seen, x = lens.follow(seen, x, step), step
+        seen, x = lens.follow(seen, x, step, None), step
     # The rounding of the step itself is part of what the models are apart.
     assert distance(seen, start) / distance(x, first) == pytest.approx(1, abs=8 / math.sqrt(2 * K))
     # Two sketches would be apart by their own rounding: that is what `follow` is for.
@@ -219,6 +219,22 @@ def test_no_model_and_no_gradient_is_kept_for_a_sketched_memory() -> None:
     # Four workers have two answers each; besides, there is the newest model.
     assert alive["exact"] > 8
     assert alive["sketched:k=64"] <= 1
+
+
+@pytest.mark.parametrize("rate", [0.1, 1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize(
+    "recipe",
+    [{}, {"optimizer": "momentum"}, {"gather": "arrival:m=3"}, {"optimizer": "sgd:decay=1"}],
+)
+def test_the_trace_of_a_model_is_that_of_its_steps_whatever_makes_them(
+    recipe: dict[str, Any], rate: float
+) -> None:
+    one = fresh(rate=f"constant:gamma={rate}", **recipe)
+    lens, first, x = one._lens, one._trace, one.model.x
+    answers(one, 0, 400)
+    moved = lens.look((one.model.x - x).astype(np.float32)).trace
+    assert one.model.version > 50
+    assert distance(one._trace - first, moved) <= 0.01 * norm(moved)
 
 
 @pytest.mark.parametrize("name", ["zeno", "afl_guard"])
