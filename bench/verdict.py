@@ -35,8 +35,7 @@ STAGES = {
     "look": "the norm of g and its trace",
     "growth": "the two distances of a growth",
     "judge": "all stages of the filter, the clip's scale included",
-    "weigh": "the gathering: clip and dampening times g",
-    "step": "the optimizer",
+    "step": "the optimizer: the update itself",
     "follow": "the trace of the new model",
 }
 
@@ -99,7 +98,6 @@ def watching(descent: Descent, clock: Clock) -> Iterator[None]:
         patch.object(rules, "judge", clock.watched("judge", rules.judge)),
         patch.object(rules, "scale", clock.watched("judge", rules.scale)),
         patch.object(rules, "admit", clock.watched("judge", rules.admit)),
-        patch.object(descent.gathering, "add", clock.watched("weigh", descent.gathering.add)),
         patch.object(descent.optimizer, "step", clock.watched("step", descent.optimizer.step)),
     ):
         yield

@@ -16,9 +16,9 @@ from kardam.aggregators import clipped_median
 from kardam.dampening import Dampening
 from kardam.errors import UsageError
 from kardam.filters import Stage
-from kardam.gathering import Buffered, Gathering, OnArrival
+from kardam.gathering import Buffered, Gathering, OnArrival, weighted
 from kardam.growth import Change, Evidence, History, Trace
-from kardam.lens import Exact, Lens
+from kardam.lens import Exact, Lens, Step
 from kardam.messages import Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
 from kardam.optimizers import SGD, Optimizer
 from kardam.rates import Rate
@@ -177,8 +177,10 @@ class Descent(Stateful):
             return self._verdict(gradient, refusal, loan, evidence)
         weight *= self.filter.scale(evidence)
         self.filter.admit(evidence)
-        if (g := self.gathering.add(gradient.worker, gradient.g, weight)) is not None:
-            self._step(g, weight * evidence.g if self.gathering.alone else None)
+        if self.gathering.alone:
+            self._step(gradient.g, weight, evidence.g)
+        elif (g := self.gathering.add(gradient.worker, gradient.g, weight)) is not None:
+            self._step(g)
         return self._verdict(gradient, None, loan, evidence, weight)
 
     def _start_up(self, gradient: Gradient, loan: Loan, evidence: Evidence) -> Verdict:
@@ -187,17 +189,21 @@ class Descent(Stateful):
         median = self._first.add(gradient.worker, gradient.g, 1.0)
         if median is not None:
             self.filter.start(self._lens.look(median).trace, evidence.now)
-            self._step(median, None)
+            self._step(median)
         return self._verdict(gradient, None, loan, evidence, weight=1.0, rule="startup")
 
-    def _step(self, g: Vector, trace: Trace | None) -> None:
-        """Move the model by g, of which there may be a trace."""
+    def _step(self, g: Vector, weight: float = 1.0, trace: Trace | None = None) -> None:
+        """Move the model by weight g; of g there may be a trace."""
         t, x = self.model.version, self.model.x
-        gamma = self.rate(t)
+        gamma, step = self.rate(t), None
+        if self.optimizer.linear:
+            # The weight of g is one of the rate, which costs no pass over g.
+            gamma *= weight
+            step = Step(-gamma, trace) if trace is not None else None
+        else:
+            g = weighted(g, weight)
         self.model = Model(t + 1, _sealed(self.optimizer.step(x, g, gamma)))
         # Once a version, for all who will be lent it.
-        factor = self.optimizer.factor(gamma)
-        step = factor * trace if factor is not None and trace is not None else None
         self._trace = self._lens.follow(self._trace, x, self.model.x, step)
 
     # --- a question ---

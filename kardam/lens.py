@@ -38,6 +38,13 @@ class Look(NamedTuple):
     norm: float
 
 
+class Step(NamedTuple):
+    """c g, by a trace of g."""
+
+    c: float
+    g: Trace
+
+
 class Lens(Protocol):
     """How vectors of one d are remembered."""
 
@@ -49,10 +56,10 @@ class Lens(Protocol):
         and is infinite as in `growth.norm`.
         """
 
-    def follow(self, trace: Trace, x: Vector, y: Vector, step: Trace | None) -> Trace:
+    def follow(self, trace: Trace, x: Vector, y: Vector, step: Step | None) -> Trace:
         """The trace of y, from that of x, by their difference: however close they are, what traces
-        of models are apart is what the models are. `step` is the trace of y - x before that was
-        rounded, where it is known.
+        of models are apart is what the models are. `step` is y - x before that was rounded, where
+        it is known.
         """
 
     def state(self) -> State:
@@ -71,7 +78,7 @@ class Exact:
     def look(self, v: Vector) -> Look:
         return Look(v, norm(v))
 
-    def follow(self, trace: Trace, x: Vector, y: Vector, step: Trace | None) -> Trace:
+    def follow(self, trace: Trace, x: Vector, y: Vector, step: Step | None) -> Trace:
         return y
 
     def state(self) -> State:
@@ -128,10 +135,10 @@ class Sketched:
 
         return Look(self._sketch(part), root(sum(squares)))
 
-    def follow(self, trace: Trace, x: Vector, y: Vector, step: Trace | None) -> Trace:
+    def follow(self, trace: Trace, x: Vector, y: Vector, step: Step | None) -> Trace:
         # In float64: a sum of very many short steps.
-        if step is not None and norm(step) > LONG * norm(trace):
-            return trace + step.astype(np.float64)
+        if step is not None and abs(step.c) * norm(step.g) > LONG * norm(trace):
+            return trace + step.c * step.g.astype(np.float64)
         # Two sketches would be subtracted with the rounding error of sums as long as x, 1e-7 ||x||.
         signed = np.empty(self._run, np.float32)
 

@@ -29,13 +29,12 @@ from kardam.state import State, Stateful
 class Optimizer(Stateful):
     """Makes a new model of the old one. Neither x nor g is ever written: others hold them."""
 
+    # Whether a step is x - gamma g and no more than that.
+    linear = False
+
     def step(self, x: Vector, g: Vector, gamma: float) -> Vector:
         """The next model, of shape (d,), in memory that nobody else has. Called once an update."""
         raise NotImplementedError
-
-    def factor(self, gamma: float) -> float | None:
-        """c, where a step is x + c g and no more than that."""
-        return None
 
 
 class SGD(Optimizer):
@@ -47,14 +46,12 @@ class SGD(Optimizer):
 
     def __init__(self, decay: float = 0.0) -> None:
         self.decay = _checked_decay(decay)
+        self.linear = self.decay == 0
 
     def step(self, x: Vector, g: Vector, gamma: float) -> Vector:
         new: Vector = np.float32(gamma) * _coupled(g, x, self.decay)
         np.subtract(x, new, out=new)
         return new
-
-    def factor(self, gamma: float) -> float | None:
-        return -gamma if self.decay == 0 else None
 
 
 class Momentum(Optimizer):

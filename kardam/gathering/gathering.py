@@ -23,7 +23,7 @@ class Gathering(Stateful):
     # Whether it bears liars by itself, whatever the aggregator.
     robust = False
 
-    # Whether each update is made of the one gradient that completes it, times its weight.
+    # Whether each gradient is an update by itself, times its weight: then nobody need `add` it.
     alone = False
 
     def refuse(self, worker: WorkerId, staleness: int) -> Refusal | None:
