@@ -21,8 +21,9 @@ RUN = 16_384
 # Rows of a sketch. What meets in one by bad luck is a quarter of it, and apart in the others.
 ROWS = 4
 
-# Standard errors of a measured growth that an honest declared one may be off by: so many that no run
-# is long enough for one to be. At k = 512 a lie of half as much again is seen, at 64 of three times.
+# Standard errors of a measured growth that an honest declared one may be off by: so many that no
+# run is long enough for one to be. At k = 512 a lie of half as much again is seen, at 64 one of
+# three times.
 DEVIATIONS = 8
 
 # How long a step must be, as a share of ||x||, to be taken as it was meant: rounding x to float32
