@@ -170,7 +170,7 @@ def test_k_that_makes_no_sketch_is_an_error_with_the_range(k: int) -> None:
 
 
 def fresh(d: int = 2000, **recipe: Any) -> Descent:
-    chosen = Recipe.of(n=4, **{"memory": "sketched:k=64", **recipe})
+    chosen = Recipe.of(n=4, **{"preset": "middle", "memory": "sketched:k=64", **recipe})
     return chosen.descent(np.ones(d, np.float32), chance=np.random.default_rng(7))
 
 
@@ -195,7 +195,7 @@ def answers(descent: Descent, seed: int, count: int = 120) -> list[str]:
 def test_a_new_descent_goes_on_from_a_state_with_its_secret(recipe: dict[str, Any]) -> None:
     one = fresh(**recipe)
     answers(one, 0)
-    other = Recipe.of(n=4, memory="sketched:k=64", **recipe).descent(
+    other = Recipe.of(n=4, preset="middle", memory="sketched:k=64", **recipe).descent(
         np.ones(2000, np.float32), chance=np.random.default_rng(8)
     )
     other.restore(one.state())
