@@ -19,7 +19,7 @@ from kardam.spec import parse
 from kardam.stats import Stats
 from workers.crew import Member
 from workers.objective import Network, root_of
-from workers.simulation import hire, simulate
+from workers.simulation import hire, secrets, simulate
 from workers.tasks import load_task
 
 # Virtual seconds between two evaluations. With a mean latency of 1, each worker answers once.
@@ -94,7 +94,7 @@ def play(cell: Cell) -> Played:
         raise UsageError(f"--task {cell.task}: a grid compares accuracies, and this has no classes")
     began = time.perf_counter()
     root = root_of(network, cell.recipe.root_examples, cell.seed)
-    descent = cell.recipe.descent(network.x, root)
+    descent = cell.recipe.descent(network.x, root, secrets(cell.seed))
     stats = Stats(cell.recipe.n, cell.recipe.f)
     for member in cell.members:
         stats.label(member.index, member.label, member.byzantine)

@@ -25,7 +25,7 @@ from kardam.growth import Evidence
 from kardam.recipe import Recipe
 from workers.crew import Member, crew
 from workers.objective import LocalObjective, Network
-from workers.simulation import simulate
+from workers.simulation import secrets, simulate
 from workers.tasks import Task, load_task
 from workers.tasks.splits import deal
 from workers.worker import Worker
@@ -120,7 +120,7 @@ def trial(
 ) -> Trial:
     network = Network(task)
     recipe = Recipe.of(N, preset=preset, dampening=dampening, rate=f"constant:gamma={rate}")
-    descent = recipe.descent(network.x)
+    descent = recipe.descent(network.x, chance=secrets(seed))
     watched = descent.dampening = Watched(descent.dampening)
     curve: list[tuple[float, float]] = []
     staleness = []

@@ -20,7 +20,7 @@ from kardam.filters import tolerated
 from kardam.recipe import Recipe
 from workers.crew import crew
 from workers.objective import Network
-from workers.simulation import hire, simulate
+from workers.simulation import hire, secrets, simulate
 from workers.tasks import load_task
 
 N, LIARS = 20, 3
@@ -55,7 +55,7 @@ def trial(attack: str, f: int, seed: int, arrivals: int) -> Trial:
     lie = {"attack": attack} if liars else {}
     members = crew(n=N, seed=seed, byzantine=liars, latency=LATENCY, **lie)
     network = Network(load_task("digits", seed))
-    descent = Recipe.of(N, f=f).descent(network.x)
+    descent = Recipe.of(N, f=f).descent(network.x, chance=secrets(seed))
     admitted: dict[bool, list[bool]] = {True: [], False: []}
     for _, verdict in islice(simulate(descent, hire(members, network, seed)), arrivals):
         if verdict.rule != "startup":

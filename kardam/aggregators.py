@@ -7,8 +7,9 @@ business), when (a gathering's), or how large a step is (the rate's).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,17 @@ Rule = Callable[[Sequence[Vector]], Vector]
 # Several vectors, one a row: (n, d).
 Stack = NDArray[np.float32]
 
-# Coordinates of one pass over all pairs: so few that n of them stay in the cache.
-BLOCK = 16_384
+# Numbers that are worked on at a time, n rows of them: a megabyte, which stays in the cache. But of
+# no row fewer than what hides the cost of a call.
+CELLS, WIDTH = 2**18, 256
+
+# Vectors up to which a network sorts faster than numpy does: in half the time or less up to 64.
+NETWORK_MAX = 128
 
 
 def average() -> Rule:
     """The mean. No f above 0 is borne: one vector moves it anywhere."""
-    return lambda vectors: _mean(_stack(vectors))
+    return lambda vectors: _mean_of_ranks(vectors, 0, len(vectors))
 
 
 def median(n: int, f: int) -> Rule:
@@ -45,7 +50,7 @@ def trimmed_mean(n: int, f: int) -> Rule:
     Between the honest extremes in every coordinate (Yin et al., ICML 2018).
     """
     _require(n, f, 2 * f + 1, "2f+1")
-    return lambda vectors: _mean(np.sort(_stack(vectors, n), axis=0)[f : n - f])
+    return lambda vectors: _mean_of_ranks(_counted(vectors, n), f, n - f)
 
 
 def geometric_median(n: int, f: int, iterations: int = 8, nu: float = 1e-6) -> Rule:
@@ -63,7 +68,7 @@ def geometric_median(n: int, f: int, iterations: int = 8, nu: float = 1e-6) -> R
 
     def rule(vectors: Sequence[Vector]) -> Vector:
         stack = _stack(vectors, n)
-        z = _middle(stack)
+        z = coordinate_median(list(stack))
         for _ in range(iterations):
             weights = 1 / np.maximum(nu, _distances(stack, z))
             # So far apart that no square is finite: nothing is nearer than anything else.
@@ -84,7 +89,7 @@ def krum(n: int, f: int) -> Rule:
     _require(n, f, 2 * f + 3, "2f+3")
 
     def rule(vectors: Sequence[Vector]) -> Vector:
-        scores = _scores(_squares(_stack(vectors, n)), n - f - 2)
+        scores = _scores(_squares(_counted(vectors, n)), n - f - 2)
         return vectors[int(scores.argmin())]
 
     return rule
@@ -102,10 +107,9 @@ def multi_krum(n: int, f: int, m: int | None = None) -> Rule:
         raise ValueError(f"expected 1 <= m <= n-f-2 = {n - f - 2}, got m={size}")
 
     def rule(vectors: Sequence[Vector]) -> Vector:
-        stack = _stack(vectors, n)
-        scores = _scores(_squares(stack), n - f - 2)
+        scores = _scores(_squares(_counted(vectors, n)), n - f - 2)
         chosen = np.argsort(scores, kind="stable")[:size]
-        return _mean(stack[np.sort(chosen)])
+        return _mean_of_ranks([vectors[i] for i in sorted(chosen)], 0, size)
 
     return rule
 
@@ -116,23 +120,19 @@ def bulyan(n: int, f: int) -> Rule:
 
     Bulyan over Krum (El Mhamdi et al., ICML 2018), the iterative one: Krum on what is left takes
     out one vector at a time, r-f-2 nearest of r. In the last rounds of f <= 1 that is less than
-    one, and the single nearest counts. (AggregaThor's stops at theta = n-2f-2.)
+    one, and the single nearest counts. (AggregaThor's stops at theta = n-2f-2.) Of two values as
+    far below their median as above, the lower one is nearer.
     """
     _require(n, f, 4 * f + 3, "4f+3")
 
     def rule(vectors: Sequence[Vector]) -> Vector:
-        stack = _stack(vectors, n)
-        squares = _squares(stack)
+        squares = _squares(_counted(vectors, n))
         left = list(range(n))
         chosen: list[int] = []
         while len(chosen) < n - 2 * f:
             scores = _scores(squares[np.ix_(left, left)], max(len(left) - f - 2, 1))
             chosen.append(left.pop(int(scores.argmin())))
-        selected = stack[sorted(chosen)]
-        with np.errstate(over="ignore"):
-            apart = np.abs(selected - _middle(selected))
-        nearest = np.argsort(apart, axis=0, kind="stable")[: n - 4 * f]
-        return _mean(np.take_along_axis(selected, nearest, axis=0))
+        return mean_about_median([vectors[i] for i in chosen], n - 4 * f)
 
     return rule
 
@@ -153,7 +153,7 @@ def centered_clipping(n: int, f: int, radius: float | None = None, iterations: i
 
     def rule(vectors: Sequence[Vector]) -> Vector:
         stack = _stack(vectors, n)
-        v = _middle(stack)
+        v = coordinate_median(list(stack))
         bound = radius
         for _ in range(iterations):
             distances = _distances(stack, v)
@@ -168,7 +168,8 @@ def centered_clipping(n: int, f: int, radius: float | None = None, iterations: i
 
 def coordinate_median(vectors: Sequence[Vector]) -> Vector:
     """As `median`, of any number of vectors."""
-    return _middle(_stack(vectors))
+    n = len(vectors)
+    return _mean_of_ranks(vectors, (n - 1) // 2, n // 2 + 1)
 
 
 def clipped_median(vectors: Sequence[Vector]) -> Vector:
@@ -192,29 +193,142 @@ def _require_iterations(iterations: int) -> None:
         raise ValueError(f"expected iterations >= 1, got {iterations}")
 
 
-def _stack(vectors: Sequence[Vector], n: int | None = None) -> Stack:
-    """The vectors as rows. Raises ValueError for another number of them, and for what is not
-    finite, which would be the mean of everything that it is averaged with.
-    """
-    if n is not None and len(vectors) != n:
+def _counted(vectors: Sequence[Vector], n: int) -> Sequence[Vector]:
+    if len(vectors) != n:
         raise ValueError(f"expected n={n} vectors, got {len(vectors)}")
-    stack = np.stack(vectors)
-    if not np.isfinite(stack).all():
-        at = int(np.isfinite(stack).all(axis=1).argmin())
-        raise ValueError(f"expected finite vectors, got NaN or infinity in number {at}")
+    return vectors
+
+
+def _stack(vectors: Sequence[Vector], n: int) -> Stack:
+    """The n vectors as rows."""
+    stack = np.empty((n, _counted(vectors, n)[0].size), np.float32)
+    for at, block in _blocks(vectors):
+        stack[:, at] = block
     return stack
 
 
-def _mean(stack: Stack) -> Vector:
+def _blocks(vectors: Sequence[Vector]) -> Iterator[tuple[slice, Stack]]:
+    """Where in the vectors, and a copy of that part of them all, in memory that the next block will
+    use again. Raises ValueError for what is not finite, which would be the mean of everything that
+    it is averaged with.
+    """
+    n, d = len(vectors), vectors[0].size
+    width = min(d, max(CELLS // n, WIDTH))
+    rows = np.empty((n, width), np.float32)
+    for start in range(0, d, width):
+        at = slice(start, min(start + width, d))
+        block = rows[:, : at.stop - start]
+        for row, vector in zip(block, vectors, strict=True):
+            row[:] = vector[at]
+        if not np.isfinite(block).all():
+            bad = next(i for i, vector in enumerate(vectors) if not np.isfinite(vector).all())
+            raise ValueError(f"expected finite vectors, got NaN or infinity in number {bad}")
+        yield at, block
+
+
+def _mean_of_ranks(vectors: Sequence[Vector], low: int, high: int) -> Vector:
+    """The mean of each coordinate's values from the low-th smallest, from 0, up to the one before
+    the high-th.
+    """
+    result = np.empty_like(vectors[0])
+    for at, block in _blocks(vectors):
+        result[at] = _mean(_ranked(block, low, high)[low:high])
+    return result
+
+
+def mean_about_median(vectors: Sequence[Vector], m: int) -> Vector:
+    """The mean of each coordinate's m values that are nearest to their median."""
+    n = len(vectors)
+    result = np.empty_like(vectors[0])
+    for at, block in _blocks(vectors):
+        # Sorted, the m nearest stand side by side; where they begin moves up for as long as what
+        # comes in is nearer than what goes.
+        ranked = _ranked(block)
+        middle = _mean(ranked[(n - 1) // 2 : n // 2 + 1])
+        mean = _mean(ranked[:m])
+        for i in range(n - m):
+            with np.errstate(over="ignore"):
+                nearer = ranked[i + m] - middle < middle - ranked[i]
+            np.copyto(mean, _mean(ranked[i + 1 : i + 1 + m]), where=nearer)
+        result[at] = mean
+    return result
+
+
+class Exchange(NamedTuple):
+    """Put the smaller of two rows at i and the larger at j, coordinate by coordinate; or only one
+    of them, where nobody asks for the other.
+    """
+
+    i: int
+    j: int
+    smaller: bool
+    larger: bool
+
+
+@cache
+def network(n: int, low: int | None = None, high: int | None = None) -> tuple[Exchange, ...]:
+    """What sorts n rows in every coordinate: Batcher's odd-even merge (1968), in which no value
+    decides what comes next, so that a processor does many coordinates in one instruction.
+
+    Of the ranks `low` to `high` - 1, if they are given, all are found, but in no order; and what
+    does not lead to them is left out: 83 of 103 exchanges remain for the median of 20.
+    """
+    # Of each row: nobody asks for it, somebody for any order of it and others, or for itself.
+    unasked, some, itself = range(3)
+    asked = [itself] * n
+    if low is not None and high is not None:
+        asked = [some if low <= i < high else unasked for i in range(n)]
+    kept: list[Exchange] = []
+    for i, j in reversed(_odd_even_merge(n)):
+        if asked[i] == asked[j] != itself:
+            continue
+        kept.append(Exchange(i, j, asked[i] != unasked, asked[j] != unasked))
+        asked[i] = asked[j] = itself
+    return tuple(reversed(kept))
+
+
+def _odd_even_merge(n: int) -> list[tuple[int, int]]:
+    """Pairs i < j to be exchanged in turn: sorted runs of p, each two merged into one of 2p."""
+    pairs, p = [], 1
+    while p < n:
+        k = p
+        while k >= 1:
+            for start in range(k % p, n - k, 2 * k):
+                for i in range(start, min(start + k, n - k)):
+                    if i // (2 * p) == (i + k) // (2 * p):
+                        pairs.append((i, i + k))
+            k //= 2
+        p *= 2
+    return pairs
+
+
+def _ranked(block: Stack, low: int | None = None, high: int | None = None) -> Sequence[Vector]:
+    """The rows, sorted in every coordinate, as far as `network` does; in memory that was theirs."""
+    n = len(block)
+    if n > NETWORK_MAX:
+        block.sort(axis=0)
+        return list(block)
+    rows = list(block)
+    spare = np.empty_like(rows[0])
+    for i, j, smaller, larger in network(n, low, high):
+        a, b = rows[i], rows[j]
+        if smaller and larger:
+            np.minimum(a, b, out=spare)
+            np.maximum(a, b, out=b)
+            rows[i], spare = spare, a
+        elif smaller:
+            np.minimum(a, b, out=a)
+        else:
+            np.maximum(a, b, out=b)
+    return rows
+
+
+def _mean(rows: Sequence[Vector]) -> Vector:
     # Summed in float64, so that equal vectors have exactly themselves as their mean.
-    return cast("Vector", stack.mean(axis=0, dtype=np.float64).astype(np.float32))
-
-
-def _middle(stack: Stack) -> Vector:
-    """The coordinate-wise median."""
-    # Sorting all takes a third of the time of np.median along this axis.
-    ranked, n = np.sort(stack, axis=0), len(stack)
-    return _mean(ranked[(n - 1) // 2 : n // 2 + 1])
+    total = rows[0].astype(np.float64)
+    for row in rows[1:]:
+        total += row
+    return cast("Vector", (total / len(rows)).astype(np.float32))
 
 
 def _distances(stack: Stack, z: Vector) -> NDArray[np.float64]:
@@ -227,20 +341,19 @@ def _combination(weights: NDArray[np.float64], stack: Stack) -> Vector:
     return cast("Vector", weights.astype(np.float32) @ stack)
 
 
-def _squares(stack: Stack) -> NDArray[np.float64]:
+def _squares(vectors: Sequence[Vector]) -> NDArray[np.float64]:
     """||g_i - g_j||^2 of every pair, (n, n); infinite where that leaves float32.
 
     By differences: ||a||^2 + ||b||^2 - 2ab cancels where vectors are long and near each other.
     """
-    n, d = stack.shape
+    n = len(vectors)
     squares = np.zeros((n, n))
     with np.errstate(over="ignore"):
-        for start in range(0, d, BLOCK):
-            part = stack[:, start : start + BLOCK]
-            for i in range(n):
-                for j in range(i):
-                    apart = part[i] - part[j]
-                    squares[i, j] += np.dot(apart, apart)
+        for _, block in _blocks(vectors):
+            apart = np.empty_like(block)
+            for i in range(1, n):
+                np.subtract(block[:i], block[i], out=apart[:i])
+                squares[i, :i] += np.vecdot(apart[:i], apart[:i])
     return squares + squares.T
 
 

@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from kardam import checkpoint
 from kardam.errors import Stalled, Unwritable, UsageError
 from kardam.keys import Tokens, publish
@@ -46,7 +48,8 @@ def house(
     for knob, text, most in (("--task", task, 512), ("--split", split, 128)):
         if len(text) > most:
             raise UsageError(f"{knob}: expected at most {most} characters, got {len(text)}")
-    descent = recipe.descent(x)
+    # From the operating system, and not from the seed, which every worker is told.
+    descent = recipe.descent(x, chance=np.random.default_rng())
     terms = Terms(
         manifest=manifest,
         epoch=secrets.token_hex(8),

@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from copy import copy, deepcopy
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,8 +16,9 @@ from kardam.aggregators import clipped_median
 from kardam.dampening import Dampening
 from kardam.errors import UsageError
 from kardam.filters import Stage
-from kardam.gathering import Buffered, Gathering, OnArrival
-from kardam.growth import Change, Evidence, Exact, History, Lens, norm
+from kardam.gathering import Buffered, Gathering, OnArrival, weighted
+from kardam.growth import Change, Evidence, History, Trace
+from kardam.lens import Exact, Lens, Step
 from kardam.messages import Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
 from kardam.optimizers import SGD, Optimizer
 from kardam.rates import Rate
@@ -24,6 +26,15 @@ from kardam.state import State, Stateful
 
 # One in work and one fetched ahead; it bounds the old models that are kept alive, 2n of them.
 LOANS_MAX = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loan:
+    """What is remembered of a hand-out: not the model, which may be long, but its trace."""
+
+    ticket: int
+    version: int
+    x: Trace
 
 
 class Descent(Stateful):
@@ -65,10 +76,11 @@ class Descent(Stateful):
         self.optimizer = optimizer if optimizer is not None else SGD()
         self.model = Model(0, _sealed(x.copy()))
         self._lens = lens if lens is not None else Exact()
+        self._trace = self._lens.look(self.model.x).trace
         self._first = Buffered(n - f, clipped_median)
         self._compares = filter.compares or dampening.compares
         self._histories: dict[WorkerId, History] = defaultdict(History)
-        self._lent: dict[WorkerId, list[HandOut]] = {worker: [] for worker in range(n)}
+        self._lent: dict[WorkerId, list[Loan]] = {worker: [] for worker in range(n)}
         self._tickets = 0
         self._knobs = dict(knobs or {})
 
@@ -84,7 +96,7 @@ class Descent(Stateful):
         """
         if not self.gathering.rounds:
             return True
-        lent = any(loan.model is self.model for loan in self._lent[worker])
+        lent = any(loan.version == self.model.version for loan in self._lent[worker])
         return not lent and self.gathering.refuse(worker, staleness=0) is None
 
     def lend(self, worker: WorkerId) -> HandOut:
@@ -92,11 +104,10 @@ class Descent(Stateful):
         if not self.may_lend(worker):
             raise ValueError(f"worker {worker} has {LOANS_MAX} models to answer already")
         self._tickets += 1
-        loan = HandOut(self._tickets, worker, self.model)
-        self._lent[worker].append(loan)
-        return loan
+        self._lent[worker].append(Loan(self._tickets, self.model.version, self._trace))
+        return HandOut(self._tickets, worker, self.model)
 
-    def lent(self, worker: WorkerId, ticket: int) -> HandOut | None:
+    def lent(self, worker: WorkerId, ticket: int) -> Loan | None:
         """The open loan of this worker under this ticket, if there is one."""
         return next((loan for loan in self._lent[worker] if loan.ticket == ticket), None)
 
@@ -104,7 +115,7 @@ class Descent(Stateful):
         """Close this worker's loans, except those under the tickets `but`."""
         self._lent[worker] = [loan for loan in self._lent[worker] if loan.ticket in but]
 
-    def _give_back(self, worker: WorkerId, ticket: int) -> HandOut | None:
+    def _give_back(self, worker: WorkerId, ticket: int) -> Loan | None:
         """Close a loan. Loans are answered in order: what was lent before it is forfeit."""
         loan = self.lent(worker, ticket)
         if loan is not None:
@@ -133,29 +144,28 @@ class Descent(Stateful):
             return self._verdict(gradient, Refusal("nonfinite", evidence.norm), loan, evidence)
         return self._judge(gradient, loan, evidence)
 
-    def _measure(self, gradient: Gradient, loan: HandOut) -> Evidence:
-        g, x = self._lens.look(gradient.g), self._lens.look(loan.model.x)
-        length = norm(gradient.g)
+    def _measure(self, gradient: Gradient, loan: Loan) -> Evidence:
+        g, length = self._lens.look(gradient.g)
         change: Change | None = None
         if not length < math.inf:
             # It has no place in a history; what it shows is an infinite growth.
             change = Change(since=0, difference=math.inf, displacement=1.0)
         elif self._compares:
             history = self._histories[gradient.worker]
-            change = history.add(gradient.ticket, loan.model.version, g, x)
+            change = history.add(gradient.ticket, loan.version, g, loan.x)
         return Evidence(
             worker=gradient.worker,
-            staleness=self.model.version - loan.model.version,
+            staleness=self.model.version - loan.version,
             norm=length,
             change=change,
             declared=gradient.declared,
             g=g,
-            x=x,
-            now=self._lens.look(self.model.x),
+            x=loan.x,
+            now=self._trace,
             tolerance=self._lens.tolerance,
         )
 
-    def _judge(self, gradient: Gradient, loan: HandOut, evidence: Evidence) -> Verdict:
+    def _judge(self, gradient: Gradient, loan: Loan, evidence: Evidence) -> Verdict:
         # Both learn from every gradient, whatever becomes of it.
         refusal = self.filter.judge(evidence)
         weight = self.dampening.weigh(evidence)
@@ -167,22 +177,34 @@ class Descent(Stateful):
             return self._verdict(gradient, refusal, loan, evidence)
         weight *= self.filter.scale(evidence)
         self.filter.admit(evidence)
-        if (g := self.gathering.add(gradient.worker, gradient.g, weight)) is not None:
+        if self.gathering.alone:
+            self._step(gradient.g, weight, evidence.g)
+        elif (g := self.gathering.add(gradient.worker, gradient.g, weight)) is not None:
             self._step(g)
         return self._verdict(gradient, None, loan, evidence, weight)
 
-    def _start_up(self, gradient: Gradient, loan: HandOut, evidence: Evidence) -> Verdict:
+    def _start_up(self, gradient: Gradient, loan: Loan, evidence: Evidence) -> Verdict:
         if self._first.refuse(gradient.worker, evidence.staleness) is not None:
             return self._verdict(gradient, Refusal("startup"), loan, evidence)
         median = self._first.add(gradient.worker, gradient.g, 1.0)
         if median is not None:
-            self.filter.start(self._lens.look(median), evidence.now)
+            self.filter.start(self._lens.look(median).trace, evidence.now)
             self._step(median)
         return self._verdict(gradient, None, loan, evidence, weight=1.0, rule="startup")
 
-    def _step(self, g: Vector) -> None:
-        t = self.model.version
-        self.model = Model(t + 1, _sealed(self.optimizer.step(self.model.x, g, self.rate(t))))
+    def _step(self, g: Vector, weight: float = 1.0, trace: Trace | None = None) -> None:
+        """Move the model by weight g; of g there may be a trace."""
+        t, x = self.model.version, self.model.x
+        gamma, step = self.rate(t), None
+        if self.optimizer.linear:
+            # The weight of g is one of the rate, which costs no pass over g.
+            gamma *= weight
+            step = Step(-gamma, trace) if trace is not None else None
+        else:
+            g = weighted(g, weight)
+        self.model = Model(t + 1, _sealed(self.optimizer.step(x, g, gamma)))
+        # Once a version, for all who will be lent it.
+        self._trace = self._lens.follow(self._trace, x, self.model.x, step)
 
     # --- a question ---
 
@@ -210,6 +232,8 @@ class Descent(Stateful):
             "knobs": dict(self._knobs),
             "version": self.model.version,
             "x": self.model.x,
+            "lens": self._lens.state(),
+            "trace": self._trace,
             "tickets": self._tickets,
             "histories": [[worker, its.state()] for worker, its in self._histories.items()],
             "first": self._first.state(),
@@ -231,6 +255,8 @@ class Descent(Stateful):
                 f" d={self.model.x.size}"
             )
         self.model = Model(state["version"], _sealed(state["x"]))
+        self._lens.restore(state["lens"])
+        self._trace = state["trace"]
         self._tickets = state["tickets"]
         for worker, its in state["histories"]:
             self._histories[worker].restore(its)
@@ -246,14 +272,14 @@ class Descent(Stateful):
         self,
         gradient: Gradient,
         refusal: Refusal | None,
-        loan: HandOut | None = None,
+        loan: Loan | None = None,
         evidence: Evidence | None = None,
         weight: float = 0.0,
         rule: str = "",
     ) -> Verdict:
         """All that is known of this gradient, in one record; None refuses nothing."""
         seen = refusal if refusal is not None else Refusal(rule)
-        version = loan.model.version if loan is not None else -1
+        version = loan.version if loan is not None else -1
         return Verdict(
             worker=gradient.worker,
             ticket=gradient.ticket,

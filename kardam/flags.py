@@ -16,11 +16,13 @@ import tomli_w
 from kardam.aggregators import AGGREGATORS
 from kardam.checkpoint import newest
 from kardam.errors import UsageError, suggest
+from kardam.lens import MEMORIES
 from kardam.optimizers import OPTIMIZERS
 from kardam.plan import Every, Plan, Until, check_bind
 from kardam.recipe import (
     DEFAULT_AGGREGATOR,
     DEFAULT_GATHER,
+    DEFAULT_MEMORY,
     DEFAULT_OPTIMIZER,
     DEFAULT_PRESET,
     DEFAULT_RATE,
@@ -88,6 +90,12 @@ recipe_options = options(
         default=DEFAULT_AGGREGATOR,
         show_default=True,
         help=f"The rule over what is gathered: {', '.join(AGGREGATORS)}.",
+    ),
+    click.option(
+        "--memory",
+        default=DEFAULT_MEMORY,
+        show_default=True,
+        help=f"How workers' answers are remembered: {', '.join(MEMORIES)}:k=512.",
     ),
 )
 
@@ -279,6 +287,7 @@ def recipe_of(choices: dict[str, Any]) -> Recipe:
         optimizer=choices.pop("optimizer"),
         gather=choices.pop("gather"),
         aggregator=choices.pop("aggregator"),
+        memory=choices.pop("memory"),
         root_examples=choices.pop("root_examples", None) or 0,
     )
 

@@ -29,6 +29,9 @@ from kardam.state import State, Stateful
 class Optimizer(Stateful):
     """Makes a new model of the old one. Neither x nor g is ever written: others hold them."""
 
+    # Whether a step is x - gamma g and no more than that.
+    linear = False
+
     def step(self, x: Vector, g: Vector, gamma: float) -> Vector:
         """The next model, of shape (d,), in memory that nobody else has. Called once an update."""
         raise NotImplementedError
@@ -43,9 +46,12 @@ class SGD(Optimizer):
 
     def __init__(self, decay: float = 0.0) -> None:
         self.decay = _checked_decay(decay)
+        self.linear = self.decay == 0
 
     def step(self, x: Vector, g: Vector, gamma: float) -> Vector:
-        return x - np.float32(gamma) * _coupled(g, x, self.decay)
+        new: Vector = np.float32(gamma) * _coupled(g, x, self.decay)
+        np.subtract(x, new, out=new)
+        return new
 
 
 class Momentum(Optimizer):

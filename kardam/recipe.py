@@ -14,6 +14,7 @@ from kardam.descent import Descent
 from kardam.errors import UsageError, suggest
 from kardam.filters import STAGES, chain, tolerated
 from kardam.gathering import GATHERINGS, Gathering, OnArrival
+from kardam.lens import MEMORIES
 from kardam.messages import Vector
 from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
@@ -64,6 +65,8 @@ DEFAULT_GATHER = "arrival:m=1"
 
 DEFAULT_AGGREGATOR = "average"
 
+DEFAULT_MEMORY = "exact"
+
 
 # What a server's books can be asked to hold.
 N_MAX = 10**6
@@ -84,6 +87,7 @@ class Recipe:
     optimizer: str
     gather: str
     aggregator: str
+    memory: str
     root_examples: int = 0
 
     @classmethod
@@ -98,6 +102,7 @@ class Recipe:
         optimizer: str = DEFAULT_OPTIMIZER,
         gather: str = DEFAULT_GATHER,
         aggregator: str = DEFAULT_AGGREGATOR,
+        memory: str = DEFAULT_MEMORY,
         root_examples: int = 0,
     ) -> Self:
         """The preset, with what is not None in place of its parts. f = None: the most that n bear.
@@ -119,6 +124,7 @@ class Recipe:
             optimizer=optimizer,
             gather=gather,
             aggregator=aggregator,
+            memory=memory,
             root_examples=root_examples,
         )
         recipe.descent(np.zeros(1, np.float32), np.zeros_like if root_examples else None)
@@ -130,19 +136,31 @@ class Recipe:
         robust = self.filter != "none" or self.aggregator != "average" or self._gathering().robust
         return self.n - self.f if self.f > 0 and robust else 1
 
-    def descent(self, x: Vector, root: Root | None = None) -> Descent:
+    def descent(
+        self, x: Vector, root: Root | None = None, chance: np.random.Generator | None = None
+    ) -> Descent:
         """A new Descent by this recipe, from x_0; `root` is the gradient on `root_examples` that
-        are trusted, if there are any.
+        are trusted, if there are any, and a sketched memory draws its secret from `chance`.
         """
+        filter = chain(self.filter, self.n, self.f, table={**STAGES, **TRUSTED}, root=root)
+        dampening = build(self.dampening, DAMPENINGS, "--dampening", n=self.n, f=self.f)
+        if filter.exact and self.memory != "exact":
+            raise UsageError(
+                f"--memory {self.memory}: --filter {self.filter} needs the vectors themselves; give"
+                " --memory exact"
+            )
+        # Where nothing compares, there is nothing to remember.
+        memory = self.memory if filter.stages or dampening.compares else "exact"
         return Descent(
             x,
             n=self.n,
             f=self.f,
-            filter=chain(self.filter, self.n, self.f, table={**STAGES, **TRUSTED}, root=root),
-            dampening=build(self.dampening, DAMPENINGS, "--dampening", n=self.n, f=self.f),
+            filter=filter,
+            dampening=dampening,
             rate=build(self.rate, RATES, "--rate"),
             optimizer=build(self.optimizer, OPTIMIZERS, "--optimizer"),
             gathering=self._gathering(),
+            lens=build(memory, MEMORIES, "--memory", d=x.size, chance=chance),
             # The rate is no knob of the state: it remembers nothing, and may be another.
             knobs={
                 "--workers": self.n,
@@ -152,6 +170,7 @@ class Recipe:
                 "--optimizer": self.optimizer,
                 "--gather": self.gather,
                 "--aggregator": self.aggregator,
+                "--memory": self.memory,
             },
         )
 

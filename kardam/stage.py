@@ -8,8 +8,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from kardam.growth import Evidence
-from kardam.messages import Refusal, Vector
+from kardam.growth import Evidence, Trace
+from kardam.messages import Refusal
 from kardam.state import State, Stateful
 
 
@@ -31,6 +31,10 @@ class Stage(Stateful):
     # Whether it needs growth, hence a memory of the workers' answers.
     compares = False
 
+    # Whether it compares vectors with others than those it was shown, so that no trace of them
+    # (see lens) will do.
+    exact = False
+
     @property
     def ready(self) -> bool:
         """Whether it knows enough to judge. Until every stage does, the start-up rule moves the
@@ -51,7 +55,7 @@ class Stage(Stateful):
     def admit(self, evidence: Evidence) -> None:
         """Told of each gradient that all stages admitted."""
 
-    def start(self, g: Vector, x: Vector) -> None:
+    def start(self, g: Trace, x: Trace) -> None:
         """Told of each start-up update: traces of the median that moved the model, and of the model
         it moved.
         """
@@ -69,6 +73,7 @@ class Chain(Stage):
     def __init__(self, stages: Sequence[Stage]) -> None:
         self.stages = tuple(stages)
         self.compares = any(stage.compares for stage in self.stages)
+        self.exact = any(stage.exact for stage in self.stages)
 
     @property
     def ready(self) -> bool:
@@ -85,7 +90,7 @@ class Chain(Stage):
         for stage in self.stages:
             stage.admit(evidence)
 
-    def start(self, g: Vector, x: Vector) -> None:
+    def start(self, g: Trace, x: Trace) -> None:
         for stage in self.stages:
             stage.start(g, x)
 

@@ -1,8 +1,8 @@
 """Rules that hold a gradient against one of the server's own, on data that it trusts. Rivals to
 compare with, in simulation alone: a server of ours has no data.
 
-Never in here: where that gradient comes from; a callable is given. They compare vectors, so what
-the server remembers must be the vectors themselves (growth.Exact).
+Never in here: where that gradient comes from; a callable is given. It is one of the server's own,
+of which there is no trace to compare: so they need the vectors themselves (`--memory exact`).
 """
 
 import math
@@ -21,6 +21,8 @@ Root = Callable[[Vector], Vector]
 
 class Rooted(Stage):
     """A stage that knows v, the root gradient at a model at most `every` admissions old."""
+
+    exact = True
 
     def __init__(self, root: Root, every: int) -> None:
         self.root, self.every = root, every

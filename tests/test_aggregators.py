@@ -11,7 +11,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kardam.aggregators import AGGREGATORS, Rule, clipped_median, coordinate_median
+from kardam.aggregators import (
+    AGGREGATORS,
+    CELLS,
+    NETWORK_MAX,
+    Rule,
+    clipped_median,
+    coordinate_median,
+    mean_about_median,
+    network,
+)
 from kardam.errors import UsageError
 from kardam.growth import distance, norm
 from kardam.messages import Vector
@@ -285,6 +294,54 @@ def test_distances_hold_where_the_gram_expansion_cancels() -> None:
     given_ = [g + np.float32(4096) for g in crowd(N, 1)]
     expected = krum([[float(value) for value in g] for g in given_], F)
     assert made("krum")(given_).tolist() == expected
+
+
+@given(st.integers(1, 40), st.data())
+def test_a_network_finds_the_ranks_that_are_asked_for_whatever_their_order(
+    n: int, data: st.DataObject
+) -> None:
+    low = data.draw(st.integers(0, n - 1))
+    high = data.draw(st.integers(low + 1, n))
+    values = data.draw(st.lists(st.integers(0, 9), min_size=n, max_size=n))
+    column = list(values)
+    for i, j, smaller, larger in network(n, low, high):
+        pair = sorted((column[i], column[j]))
+        # What nobody asks for may be anything.
+        column[i], column[j] = (pair[0] if smaller else -1), (pair[1] if larger else 99)
+    assert sorted(column[low:high]) == sorted(values)[low:high]
+
+
+def test_a_network_leaves_out_what_leads_to_no_rank_that_is_asked_for() -> None:
+    assert [len(network(20)), len(network(20, 9, 11)), len(network(20, 4, 16))] == [103, 83, 90]
+    assert network(20, 0, 20) == ()
+
+
+# As many vectors as no network sorts, and coordinates of more than one block.
+@pytest.mark.parametrize(("n", "f", "d"), [(NETWORK_MAX + 2, 9, 600), (4, 1, CELLS // 4 + 3)])
+@pytest.mark.parametrize("text", ["average", "median", "trimmed_mean"])
+def test_many_vectors_and_long_ones_give_what_few_and_short_ones_do(
+    text: str, n: int, f: int, d: int
+) -> None:
+    chance = np.random.default_rng(0)
+    given_ = [chance.standard_normal(d).astype(np.float32) for _ in range(n)]
+    some = [0, d // 2, d - 1]
+    expected = ORACLES[text]([[float(g[i]) for i in some] for g in given_], f)
+    assert made(text, n, f)(given_)[some].tolist() == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
+@FEW
+@given(st.lists(st.lists(st.integers(-4, 4), min_size=D, max_size=D), min_size=N - 1, max_size=N))
+def test_bulyan_takes_the_values_nearest_to_the_median_and_of_two_as_near_the_lower(
+    points: list[list[int]],
+) -> None:
+    given_ = [np.array(point, np.float32) for point in points]
+    for m in range(1, len(points) + 1):
+        nearest = [
+            sorted(column, key=lambda value: (abs(value - statistics.median(column)), value))[:m]
+            for column in map(list, zip(*points, strict=True))
+        ]
+        expected = [statistics.fmean(values) for values in nearest]
+        assert mean_about_median(given_, m).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-7)
 
 
 # --- what is refused ---

@@ -14,6 +14,7 @@ from kardam.dampening import DAMPENINGS
 from kardam.errors import EXIT_CODES
 from kardam.filters import STAGES
 from kardam.gathering import GATHERINGS
+from kardam.lens import MEMORIES
 from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
 from kardam.recipe import PRESETS
@@ -110,6 +111,7 @@ def test_the_lines_of_experiments_as_files_work_when_pasted(tmp_path: Path) -> N
         ("--optimizer", OPTIMIZERS),
         ("--gather", GATHERINGS),
         ("--aggregator", AGGREGATORS),
+        ("--memory", MEMORIES),
         ("--attack", ATTACKS),
         ("--task", TASKS),
         ("--split", SPLITS),

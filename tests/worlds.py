@@ -11,7 +11,7 @@ from kardam.messages import Vector, Verdict
 from kardam.recipe import Recipe
 from workers.crew import Member, crew
 from workers.objective import Network
-from workers.simulation import hire, simulate
+from workers.simulation import hire, secrets, simulate
 from workers.tasks import load_task
 
 LATENCY = "lognormal:mean=1,sigma=0.5"
@@ -67,7 +67,7 @@ def world(
     arrivals: int, *, n: int = 10, seed: int = 0, recipe: dict[str, Any] | None = None, **who: Any
 ) -> World:
     """Run so many arrivals. `recipe` as for Recipe.of; the rest as for crew."""
-    descent = Recipe.of(n=n, **(recipe or {})).descent(start(seed))
+    descent = Recipe.of(n=n, **(recipe or {})).descent(start(seed), chance=secrets(seed))
     members = crew(n=n, seed=seed, **{"latency": LATENCY, **who})
     run = simulate(descent, hire(members, network(), seed))
     return World(descent, members, [verdict for _, verdict in islice(run, arrivals)])

@@ -19,7 +19,7 @@ from kardam.records import Records
 from kardam.stats import Stats
 from workers.crew import Member
 from workers.objective import Network, root_of
-from workers.simulation import hire, simulate
+from workers.simulation import hire, secrets, simulate
 from workers.tasks import load_task
 
 # Virtual seconds between two evaluations of the held-out data, and two lines of metrics.
@@ -42,7 +42,7 @@ class Experiment:
         self._network = Network(load_task(task, seed))
         self._workers = hire(members, self._network, seed, split)
         root = root_of(self._network, recipe.root_examples, seed)
-        self._descent: Descent = recipe.descent(self._network.x, root)
+        self._descent: Descent = recipe.descent(self._network.x, root, secrets(seed))
         self._records = records
         self._now = 0.0
         self._evaluate_at = self._measure_at = 0.0

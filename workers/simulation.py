@@ -9,6 +9,8 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from kardam.descent import Descent
 from kardam.messages import HandOut, Verdict
 from workers.board import private
@@ -36,6 +38,11 @@ def hire(
         )
         for member in members
     ]
+
+
+def secrets(seed: int) -> np.random.Generator:
+    """What a simulated server draws its secrets from."""
+    return np.random.default_rng([seed, 0x5EC2E7])
 
 
 def simulate(descent: Descent, workers: Sequence[Worker]) -> Iterator[tuple[float, Verdict]]:

@@ -16,6 +16,7 @@ from kardam.gathering.gathering import (
     arrival,
     buffered,
     synchronous,
+    weighted,
 )
 from kardam.gathering.rivals import Basgd, Ctma, Throttle, basgd, ctma, throttle
 
@@ -28,6 +29,7 @@ __all__ = [
     "OnArrival",
     "Synchronous",
     "Throttle",
+    "weighted",
 ]
 
 # A factory may ask, by parameter name, for n, f and `rule`, a RuleOf.

@@ -23,6 +23,9 @@ class Gathering(Stateful):
     # Whether it bears liars by itself, whatever the aggregator.
     robust = False
 
+    # Whether each gradient is an update by itself, times its weight: then nobody need `add` it.
+    alone = False
+
     def refuse(self, worker: WorkerId, staleness: int) -> Refusal | None:
         """Why an answer has no place in the update that is being gathered; None where it has."""
         return None
@@ -46,6 +49,7 @@ class OnArrival(Gathering):
         if not size >= 1:
             raise ValueError(f"expected m >= 1, got m={size}")
         self.size = size
+        self.alone = size == 1
         self._sum: Vector | None = None
         self._count = 0
 
