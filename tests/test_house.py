@@ -20,8 +20,9 @@ workers.simulation  workers.process
 workers.crew  workers.objective
 workers.worker  workers.tasks
 workers.attacks  workers.latency  workers.speeds  workers.outages
-workers.attacks.adaptive
-workers.attacks.vectors  workers.attacks.stale  workers.attacks.timing  workers.attacks.collusion
+workers.attacks.adaptive  workers.attacks.directed
+workers.attacks.vectors  workers.attacks.malformed  workers.attacks.stale  workers.attacks.timing
+workers.attacks.collusion
 workers.attacks.attack  workers.board  workers.sight
 workers.tasks.digits  workers.tasks.npz  workers.tasks.synthetic  workers.tasks.trial
 workers.tasks.task  workers.tasks.splits
