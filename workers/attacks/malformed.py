@@ -39,7 +39,7 @@ class Malformed(Attack):
                 return v.astype(np.float16)
             case "swapped":
                 return v.byteswap()
-            case "mixed":
+            case _:  # mixed
                 bad = rng.choice(np.array([np.nan, np.inf, -np.inf], np.float32), v.size)
                 good = rng.random(v.size) < 0.9
                 good[rng.integers(v.size)] = False
