@@ -72,7 +72,17 @@ class Played(NamedTuple):
     @property
     def accuracy(self) -> float:
         """The mean over the last twentieth of the time."""
-        since = (1 - LAST) * self.curve[-1][0]
+        return self._mean_of_last(LAST)
+
+    @property
+    def plateau(self) -> float:
+        """The mean over the second half of the time: what a run of half the time comes to, in
+        the end.
+        """
+        return self._mean_of_last(0.5)
+
+    def _mean_of_last(self, share: float) -> float:
+        since = (1 - share) * self.curve[-1][0]
         last = [accuracy for at, accuracy in self.curve if at >= since]
         return sum(last) / len(last)
 

@@ -8,11 +8,11 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scipy.stats import t as student
 
-from bench.cells import Played
+from bench.cells import Cell, Played
 
 HONEST = "no attack"
 PLAIN = "none"
@@ -21,11 +21,17 @@ DEFAULT = "default"
 # How many points the default may lose: without attack, under one, and under one in a worse world.
 LINES = (0.5, 1.5, 3.0)
 
+# How many points plain SGD without attack may be below its plateau, where runs are long enough.
+NEAR = 0.5
+
 # The share of the attack-free plain accuracy that is timed.
 TARGET = 0.95
 
-# Points of loss at which a heat map is darkest.
+# Points of loss at which a heat map is darkest; how many attacks stand beside each other; and how a
+# figure stands in its cell.
 DARKEST = 20.0
+ABREAST = 20
+IN: Mapping[str, Any] = {"ha": "center", "va": "center", "fontsize": 7}
 
 
 class Place(NamedTuple):
@@ -52,12 +58,15 @@ class Row(NamedTuple):
     liars' was, and theirs of all that was; virtual seconds to 95 % of the attack-free accuracy
     (infinite where a seed never came there), and how many times as long as the plain run's.
 
-    `starred`: at a smaller f than there are liars, since n bears no more.
+    `starred`: at a smaller f than there are liars, since n bears no more. `below`: so many points
+    the plain run is below its plateau, in this world.
     """
 
     place: Place
     seeds: int
     starred: bool
+    rate: str
+    below: float
     accuracy: float
     loss: float
     within: float
@@ -85,17 +94,29 @@ class Row(NamedTuple):
 
 
 def rows(
-    places: Iterable[Place], played: Mapping[Place, Played], starred: Callable[[Place], bool]
+    places: Iterable[Place],
+    played: Mapping[Place, Played],
+    longer: Mapping[Place, Played],
+    cell: Callable[[Place], Cell],
 ) -> list[Row]:
-    """One a cell, in the order in which they first come."""
+    """One a cell, in the order in which they first come; `longer` has the attack-free plain runs
+    twice as long, of some seeds.
+    """
     seeds: dict[Place, list[Place]] = {}
     for place in places:
         seeds.setdefault(place._replace(seed=0), []).append(place)
-    return [_row(cell, of, played, starred(cell)) for cell, of in seeds.items()]
+    below: dict[Place, list[float]] = {}
+    for place, run in longer.items():
+        points = 100 * (run.plateau - played[place].accuracy)
+        below.setdefault(place._replace(seed=0), []).append(points)
+    return [
+        _row(at, of, played, cell(at), statistics.fmean(below[at.reference]))
+        for at, of in seeds.items()
+    ]
 
 
 def _row(
-    cell: Place, places: Sequence[Place], played: Mapping[Place, Played], starred: bool
+    at: Place, places: Sequence[Place], played: Mapping[Place, Played], cell: Cell, below: float
 ) -> Row:
     runs = [played[place] for place in places]
     plain = [played[place.reference] for place in places]
@@ -104,9 +125,11 @@ def _row(
     theirs = [seconds_to(r, TARGET * r.accuracy) for r in plain]
     of = statistics.fmean
     return Row(
-        place=cell,
+        place=at,
         seeds=len(runs),
-        starred=starred,
+        starred=cell.recipe.f < at.f,
+        rate=cell.recipe.rate,
+        below=below,
         accuracy=of(own.accuracy for own in runs),
         loss=of(lost),
         within=_within(lost),
@@ -162,6 +185,7 @@ def text(rows: Sequence[Row]) -> str:
         for condition in dict.fromkeys(row.place.condition for row in of_task):
             world = [row for row in of_task if row.place.condition == condition]
             parts += [f"{task}, n={n}, f={f}, {condition}: accuracy", "", _accuracies(world), ""]
+            parts += [_distance(world[0].below), ""]
         parts += [f"{task}, n={n}, f={f}: over all of it", "", _summary(of_task), ""]
     if any(row.starred for row in rows):
         parts.append("* at the largest f that the rule can be had at, which is fewer than lie.")
@@ -177,6 +201,11 @@ def _accuracies(world: Sequence[Row]) -> str:
     return table(lines)
 
 
+def _distance(below: float) -> str:
+    said = f"Plain SGD without attack is {below:.1f} points below its plateau here"
+    return f"{said}." if below <= NEAR else f"{said}: these runs are too short (--seconds)."
+
+
 def _name(own: Mapping[str, Row]) -> str:
     row = next(iter(own.values()))
     return row.place.rule + "*" * row.starred
@@ -186,6 +215,7 @@ class Total(NamedTuple):
     """A rule over many cells. Honest work and time are those of cells without attack."""
 
     rule: str
+    rate: str
     worst: Row
     mean_loss: float
     honest: float
@@ -204,6 +234,7 @@ def totals(rows: Sequence[Row]) -> list[Total]:
         found.append(
             Total(
                 rule=rule + "*" * own[0].starred,
+                rate=own[0].rate,
                 worst=max(own, key=lambda row: row.loss),
                 mean_loss=statistics.fmean(row.loss for row in own),
                 honest=min((row.honest for row in free), default=math.nan),
@@ -216,7 +247,7 @@ def totals(rows: Sequence[Row]) -> list[Total]:
 
 
 def _summary(rows: Sequence[Row]) -> str:
-    head = ["rule", "worst accuracy", "where", "points lost, worst", "mean"]
+    head = ["rule", "rate", "worst accuracy", "where", "points lost, worst", "mean"]
     head += ["honest admitted, no attack", "of the worst worker", "liars' part, most"]
     head += ["times as long to 95 %"]
     lines = [head]
@@ -225,6 +256,7 @@ def _summary(rows: Sequence[Row]) -> str:
         lines.append(
             [
                 total.rule,
+                total.rate.removeprefix("constant:gamma="),
                 f"{worst.accuracy:.3f}",
                 f"{worst.place.attack}, {worst.place.condition}",
                 f"{worst.loss:.1f}",
@@ -293,35 +325,64 @@ def _plain(row: Row) -> dict[str, object]:
 
 
 def heat_map(rows: Sequence[Row], path: Path) -> None:
-    """Points lost: a panel for each world, rules down and attacks across."""
+    """Points lost: a panel for each world, rules down and attacks across. The colours get darker
+    and darker, so that they can be told apart in grey, too.
+    """
     from matplotlib.figure import Figure
 
     panels = [list(of) for _, of in groupby(rows, key=lambda row: row.place[:4])]
     attacks = list(dict.fromkeys(row.place.attack for row in rows))
     rules = list(dict.fromkeys(row.place.rule for row in rows))
-    size = (3 + 0.55 * len(attacks), len(panels) * (1.5 + 0.28 * len(rules)) + 1.5)
+    # Only conditions stand beside each other, where rules have the same f, and the same stars.
+    conditions = len({row.place.condition for row in rows})
+    fit = [
+        k for k in range(1, conditions + 1) if conditions % k == 0 and k * len(attacks) <= ABREAST
+    ]
+    across = max(fit, default=1)
+    down = len(panels) // across
+    size = (2.2 + 0.5 * across * len(attacks), down * (0.6 + 0.25 * len(rules)) + 2.2)
     figure = Figure(figsize=size, layout="constrained")
-    for axes, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
-        lost = {(row.place.rule, row.place.attack): row.loss for row in panel}
-        grid = [[lost.get((rule, attack), math.nan) for attack in attacks] for rule in rules]
-        image = axes.imshow(grid, cmap="YlOrRd", vmin=0, vmax=DARKEST, aspect="auto")
-        for (rule, attack), points in lost.items():
-            axes.text(
-                attacks.index(attack),
-                rules.index(rule),
-                f"{points:.1f}" if points < 10 else f"{points:.0f}",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="white" if points > 0.7 * DARKEST else "black",
-            )
-        task, n, f, condition = panel[0].place[:4]
-        axes.set_title(f"{task}, n={n}, f={f}, {condition}: points lost", fontsize=9)
-        axes.set_yticks(range(len(rules)), rules, fontsize=8)
-        last = panel is panels[-1]
-        axes.set_xticks(range(len(attacks)), attacks if last else [], rotation=60, fontsize=8)
+    grid = figure.subplots(down, across, squeeze=False)
+    for at, axes in enumerate(grid.flat):  # as many as there are panels
+        lost = {(row.place.rule, row.place.attack): row.loss for row in panels[at]}
+        points = [[lost.get((rule, attack), math.nan) for attack in attacks] for rule in rules]
+        image = axes.pcolormesh(
+            points, cmap="YlOrRd", vmin=0, vmax=DARKEST, edgecolors="white", linewidth=1
+        )
+        for y, line in enumerate(points):
+            for x, value in enumerate(line):
+                dark = value > 0.6 * DARKEST
+                axes.text(
+                    x + 0.5, y + 0.5, _points(value), color="white" if dark else "black", **IN
+                )
+        task, n, f, condition = panels[at][0].place[:4]
+        axes.set_title(f"{task}, n={n}, f={f}\n{condition}", fontsize=9)
+        axes.invert_yaxis()
+        axes.tick_params(length=0)
+        first, last = at % across == 0, at + across >= len(panels)
+        stars = {row.place.rule: "*" * row.starred for row in panels[at]}
+        names = [rule + stars[rule] for rule in rules] if first else []
+        axes.set_yticks([y + 0.5 for y in range(len(names))], names, fontsize=8)
+        axes.set_xticks([x + 0.5 for x in range(len(attacks))] if last else [])
         if last:
-            for label in axes.get_xticklabels():
-                label.set_horizontalalignment("right")
-    figure.colorbar(image, ax=figure.axes, shrink=0.5, label="points, 20 or more is darkest")
-    figure.savefig(path, dpi=130)
+            axes.set_xticklabels(
+                attacks, fontsize=8, rotation=45, ha="right", rotation_mode="anchor"
+            )
+        for side in axes.spines.values():
+            side.set_visible(False)
+    figure.colorbar(
+        image,
+        ax=figure.axes,
+        location="bottom",
+        extend="max",
+        aspect=40,
+        label="points of accuracy lost against plain SGD without attack",
+    )
+    figure.savefig(path, dpi=150)
+
+
+def _points(value: float) -> str:
+    """As short as it can be read: 0.3, 12; 0.0 for what rounds to it from below."""
+    if math.isnan(value):
+        return ""
+    return f"{round(value, 1) + 0.0:.1f}" if value < 9.95 else f"{value:.0f}"

@@ -148,7 +148,7 @@ class Link:
     def push(self, gradient: Gradient, now: float) -> list[Action]:
         """Answer a lease; a Judged will tell."""
         declared = gradient.declared
-        self._gradient = gradient.g.data.cast("B")
+        self._gradient = gradient.g.view(np.uint8).data
         push = Push(
             ticket=gradient.ticket,
             growth=declared.growth if declared else None,
@@ -304,7 +304,8 @@ class Link:
         chunk = self.terms.chunk
         return [
             Say(Part(grant.ticket, index), self._gradient[at : at + chunk])
-            for index, at in enumerate(range(0, len(self._gradient), chunk))
+            # Who was granted leave answers: a vector of no numbers is one empty part.
+            for index, at in enumerate(range(0, max(len(self._gradient), 1), chunk))
         ]
 
     def _judged(self, judged: Judged) -> list[Action]:

@@ -1,6 +1,7 @@
 """Attacks: each is what its source says, sees no more than it declares, and goes with any other."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -11,7 +12,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from kardam.aggregators import krum
 from kardam.errors import UsageError
 from kardam.messages import Declared, Gradient, Vector, Verdict
 from kardam.recipe import PRESETS, Recipe
@@ -19,6 +22,7 @@ from tests.worlds import LATENCY, network, share, start, world
 from workers.attacks import ATTACKS, Attack, Chain, Knows
 from workers.attacks.adaptive import strongest
 from workers.attacks.collusion import Along, perturbation, z_max
+from workers.attacks.directed import LEAST
 from workers.board import private
 from workers.crew import attack_of, crew, without_sight
 from workers.sight import Scene, Sight
@@ -39,6 +43,8 @@ SPECS = {
     "zero": "zero",
     "nan": "nan",
     "label_flip": "label_flip",
+    "malformed_inputs": "malformed_inputs:scale=-100",
+    "malformed": "malformed:form=any",
     "lying_growth": "lying_growth:factor=3",
     "bit_flip": "bit_flip:of=sign",
     "partial_drop": "partial_drop:share=0.5",
@@ -49,6 +55,8 @@ SPECS = {
     "min_max": "min_max:along=sign",
     "min_sum": "min_sum",
     "mimic": "mimic:warmup=2",
+    "fang_krum": "fang_krum",
+    "fang_trimmed_mean": "fang_trimmed_mean",
     "hidden_vulnerability": "hidden_vulnerability",
     "radius_walk": "radius_walk",
     "reference_capture": "reference_capture",
@@ -62,7 +70,8 @@ SPECS = {
     "late": "late:after=2",
     "stops": "stops:after=2",
 }
-CHAINS = ["alie:z=1.5,sees=honest", "min_sum:sees=honest+flood", "adaptive:together=true"]
+CHAINS = ["fang_krum:sees=honest", "label_flip+malformed:form=mixed"]
+CHAINS += ["alie:z=1.5,sees=honest", "min_sum:sees=honest+flood", "adaptive:together=true"]
 CHAINS += ["sign_flip:scale=10+flood:rho=10+late:after=1", "alie+replay:age=1", "constant+silent"]
 BATTERY = [*SPECS.values(), *CHAINS]
 
@@ -71,13 +80,13 @@ def attack(text: str, seed: int = 0, n: int = 10, f: int = 3) -> Attack:
     return attack_of(text, seed, private(n, f, G.size)[0], sight())
 
 
-def sight(worker: int = 9) -> Sight:
-    """A liar's view of a server without a filter, to which three honest workers have delivered."""
+def sight(worker: int = 9, seen: NDArray[np.float32] = SEEN) -> Sight:
+    """A liar's view of a server without a filter, to which so many honest ones have delivered."""
     descent = Recipe.of(n=10, preset="none").descent(np.zeros(G.size, np.float32))
     descent.lend(worker)
     scene, liar = Scene(descent), Sight(worker)
     liar.opens(scene)
-    for honest, g in enumerate(SEEN):
+    for honest, g in enumerate(seen):
         ticket = descent.lend(honest).ticket
         gradient = Gradient(honest, ticket, g)
         scene.delivered(gradient, descent.receive(gradient), honest=True)
@@ -119,8 +128,12 @@ def test_an_attack_gives_a_vector_of_the_same_shape_and_leaves_the_gradient_alon
 
 @pytest.mark.parametrize("text", BATTERY)
 def test_an_attack_is_repeatable_from_its_seeds(text: str) -> None:
-    one, other = (attack(text, seed=3).corrupt(G, np.random.default_rng(5)) for _ in range(2))
-    assert one.tobytes() == other.tobytes()
+    said = []
+    for _ in range(2):
+        lie, rng = attack(text, seed=3), np.random.default_rng(5)
+        said.append(lie.spell(lie.corrupt(G, rng), rng))
+    assert said[0].tobytes() == said[1].tobytes()
+    assert said[0].dtype == said[1].dtype
 
 
 @pytest.mark.parametrize("text", BATTERY)
@@ -147,7 +160,8 @@ def test_an_attack_never_answers_before_it_was_asked_and_keeps_shapes(text: str)
     for ticket in range(1, 6):
         now = 10.0 * ticket
         assert lie.model(G).shape == G.shape
-        assert lie.relabel(labels, 10).shape == labels.shape
+        inputs, targets = lie.poison(torch.ones(3, 8, 8), labels, 10)
+        assert (inputs.shape, targets.shape) == ((3, 8, 8), (3,))
         assert lie.takes(now, seconds=3.0) >= 0
         assert all(again.ticket < ticket for again in lie.repeats(Gradient(0, ticket, G)))
         assert 0 <= lie.rest(now, G * ticket, G, G) < math.inf
@@ -178,7 +192,10 @@ def test_the_vectors_are_what_they_say() -> None:
     drifting = attack("slow_drift:step=2,norm=5")
     gone = [drifting.corrupt(G, np.random.default_rng(0)) - G for _ in range(5)]
     assert [float(np.linalg.norm(v)) for v in gone] == pytest.approx([0, 2, 4, 5, 5], abs=1e-5)
-    assert attack("label_flip").relabel(torch.tensor([0, 3, 9]), 10).tolist() == [9, 6, 0]
+    inputs, labels = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0, 3, 9])
+    assert attack("label_flip").poison(inputs, labels, 10)[1].tolist() == [9, 6, 0]
+    scaled, others = attack("malformed_inputs:scale=-100").poison(inputs, labels, 10)
+    assert (scaled[:, 0].tolist(), others.tolist()) == ([-100, -200, -300], [9, 3, 0])
 
 
 @pytest.mark.parametrize(("factor", "lie"), [("3", 6.0), ("0", 0.0), ("inf", math.inf)])
@@ -186,6 +203,37 @@ def test_a_growth_is_declared_low_or_high(factor: str, lie: float) -> None:
     liar = attack(f"lying_growth:factor={factor}")
     assert liar.declare(Declared(2.0, since=4)) == Declared(lie, since=4)
     assert liar.declare(None) is None
+
+
+@pytest.mark.parametrize(
+    ("form", "nbytes", "dtype"),
+    [
+        ("short", 12, np.float32),
+        ("long", 20, np.float32),
+        ("empty", 0, np.float32),
+        ("double", 32, np.float64),
+        ("half", 8, np.float16),
+        ("swapped", 16, np.float32),
+        ("mixed", 16, np.float32),
+    ],
+)
+def test_what_is_malformed_is_no_gradient_of_four_numbers(
+    form: str, nbytes: int, dtype: type
+) -> None:
+    said = attack(f"malformed:form={form}").spell(G, np.random.default_rng(0))
+    assert said.nbytes == nbytes
+    assert said.dtype == np.dtype(dtype)
+    assert said.tobytes() != G.tobytes()
+    assert (form == "mixed") == bool(nbytes == 16 and not np.isfinite(said).all())
+
+
+def test_what_is_malformed_is_refused_in_each_form_and_moves_nothing() -> None:
+    run = world(400, byzantine=3, attack="malformed", recipe={"preset": "none"})
+    lies = Counter(v.rule for v in run.verdicts if v.worker in run.liars)
+    assert lies.keys() == {"malformed", "nonfinite"}
+    assert min(lies.values()) > 20
+    assert all(v.admitted for v in run.honest)
+    assert run.accuracy > 0.6
 
 
 # --- collusion ---
@@ -248,6 +296,57 @@ def test_min_max_and_min_sum_are_what_halving_finds(k: int, seed: int, along: Al
         lie = attack_of(f"{name}:along={along}", 0, boards[0])
         found = lie.corrupt(gradients[0], np.random.default_rng(0))
         assert found == pytest.approx(halving(fits), abs=1e-4)
+
+
+honest_gradients = st.integers(0, 50).map(
+    lambda seed: (0.3 + np.random.default_rng(seed).standard_normal((7, 4))).astype(np.float32)
+)
+
+
+@given(honest_gradients)
+def test_krum_takes_the_strongest_of_the_halved_lies_that_fang_directs_against_it(
+    gradients: NDArray[np.float32],
+) -> None:
+    lie = directed("fang_krum:sees=honest", gradients)
+    rule, s = krum(n=10, f=3), np.sign(gradients.mean(0))
+    strength = float(np.abs(lie).max())
+    assert lie == pytest.approx(-strength * s)
+
+    def taken(v: Vector) -> bool:
+        return bool((rule([*gradients, v, v, v]) == v).all())
+
+    # Where Krum takes none, the search gives up as the paper's does.
+    assert taken(lie) or strength == pytest.approx(LEAST)
+    lengths = np.linalg.norm(gradients, axis=1)
+    apart = np.linalg.norm(gradients[:, np.newaxis] - gradients, axis=2)
+    # Theorem 1 of the paper, with n - 2f - 1 = 3 and n - f - 2 = 5.
+    bound = (np.sort(apart, axis=1)[:, 1:6].sum(1).min() / 3 + lengths.max()) / 2
+    assert strength <= bound * (1 + 1e-6)
+    assert strength > bound * 0.99 or not taken(2 * lie)
+
+
+@given(honest_gradients)
+def test_what_fang_directs_against_the_trimmed_mean_lies_beyond_all_against_the_mean(
+    gradients: NDArray[np.float32],
+) -> None:
+    lie, mean = directed("fang_trimmed_mean:sees=honest", gradients), gradients.mean(0)
+    low, high = gradients.min(0), gradients.max(0)
+    assert (np.where(mean > 0, lie <= low, lie >= high)).all()
+    assert (np.abs(lie) <= 2 * np.abs(np.where(mean > 0, low, high)) + 1e-6).all()
+
+
+def directed(text: str, gradients: NDArray[np.float32]) -> Vector:
+    """The lie of one of three among ten, who sees these seven honest gradients."""
+    lie = attack_of(text, 0, private(10, 3, 4)[0], sight(seen=gradients))
+    return lie.corrupt(gradients[0], np.random.default_rng(0))
+
+
+def test_over_sockets_krum_is_played_over_the_board_with_as_few_copies_as_do() -> None:
+    boards = private(n=10, f=3, d=4)
+    for board, g in zip(boards, SEEN, strict=True):
+        board.post(g)
+    lie = attack_of("fang_krum", 0, boards[0]).corrupt(SEEN[0], np.random.default_rng(0))
+    assert np.sign(lie).tolist() == (-np.sign(SEEN.mean(0))).tolist()
 
 
 # --- with sight ---

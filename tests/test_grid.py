@@ -4,25 +4,31 @@ Cells of two virtual seconds: what they come to is no matter here.
 """
 
 import json
+import math
 import signal
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from bench import cells, grid, report
+from bench import cells, grid, rates, report
 from bench.report import DEFAULT, HONEST, Place, Row
 from workers.attacks import ATTACKS
 
-TINY = ["--rule", "none", "--rule", "sync bulyan", "--condition", "iid"]
+RULES = ["--rule", "none", "--rule", "sync bulyan"]
+TINY = [*RULES, "--condition", "iid"]
 TINY += ["--attack", "no attack", "--attack", "sign_flip:scale=10"]
-TINY += ["--seeds", "1", "--decide", "1", "--seconds", "2"]
-CELLS = 4
+TINY += ["--seeds", "1", "--decide", "1", "--seconds", "2", "--jobs", "1"]
+PLACES = 4
+# Besides those: a run twice as long, and half and double the rate of either rule.
+FORETOLD = PLACES + 1 + 4
 
 SIZES = ((10, 3), (15, 3), (20, 6), (27, 6))
 
@@ -40,6 +46,11 @@ def plays(monkeypatch: pytest.MonkeyPatch) -> list[cells.Cell]:
     return seen
 
 
+def files(out: Path) -> list[dict[str, Any]]:
+    """What is kept of each cell."""
+    return [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
+
+
 def ran(out: Path, *words: str) -> tuple[str, str]:
     """Standard output and error."""
     result = CliRunner().invoke(grid.main, [*TINY, *words, "--out", str(out)])
@@ -51,17 +62,17 @@ def test_a_cell_is_played_once_and_again_only_if_something_changed(
     tmp_path: Path, plays: list[cells.Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, said = ran(tmp_path)
-    assert len(plays) == len(set(plays)) == CELLS
-    assert f"{CELLS} different cells, {CELLS} of them to be played\nabout " in said
+    played = len(plays)
+    assert played == len(set(plays)) >= FORETOLD
+    assert f"{PLACES} places in the grid, {FORETOLD} different cells, {FORETOLD} of them" in said
+    assert said.index("\nabout ") < said.index("\nthe rates:")
     again, said = ran(tmp_path)
-    assert len(plays) == CELLS
-    assert f"{CELLS} different cells, 0 of them to be played" in said
+    assert len(plays) == played
+    assert f"{PLACES} places in the grid, 5 different cells, 0 of them to be played" in said
     assert again == first
-    ran(tmp_path, "--seconds", "3")
-    assert len(plays) == 2 * CELLS
     monkeypatch.setattr(cells, "code_version", lambda: "another")
     ran(tmp_path)
-    assert len(plays) == 3 * CELLS
+    assert len(plays) == 2 * played
 
 
 def test_what_was_played_before_a_kill_is_not_played_again_and_nothing_differs(
@@ -88,8 +99,9 @@ grid.main({[*TINY, "--out", str(tmp_path / "killed")]!r})
     assert killed.returncode == -signal.SIGKILL
     assert len(list((tmp_path / "killed" / "cells").glob("*.json"))) == 2
     resumed, _ = ran(tmp_path / "killed")
-    assert len(plays) == CELLS - 2
+    left = len(plays)
     whole, _ = ran(tmp_path / "whole")
+    assert left + 2 == len(plays) - left
     assert resumed == whole
     told = [(tmp_path / run / "grid.json").read_text() for run in ("killed", "whole")]
     assert told[0] == told[1]
@@ -102,36 +114,107 @@ def test_several_processes_come_to_the_same(tmp_path: Path) -> None:
 
 def test_the_tables_are_those_of_the_cells(tmp_path: Path) -> None:
     shown, _ = ran(tmp_path, "--seeds", "2", "--decide", "2")
+    told = json.loads((tmp_path / "grid.json").read_text())
+    rates = {row["rule"] + "*" * row["starred"]: row["rate"] for row in told}
     # The files again, without the code that made the tables.
     found: dict[tuple[str, bool], list[float]] = {}
-    for path in sorted((tmp_path / "cells").glob("*.json")):
-        told = json.loads(path.read_text())
-        (at, accuracy) = told["played"]["curve"][-1]
-        assert at == told["seconds"] == 2
-        rule = "none" if told["recipe"]["gather"] == "arrival:m=1" else "sync bulyan*"
-        lied = any(member["attack"] != "honest" for member in told["members"])
-        found.setdefault((rule, lied), []).append(accuracy)
+    for run in files(tmp_path):
+        (at, accuracy) = run["played"]["curve"][-1]
+        rule = "none" if run["recipe"]["gather"] == "arrival:m=1" else "sync bulyan*"
+        lied = any(member["attack"] != "honest" for member in run["members"])
+        if (at, run["recipe"]["rate"]) == (2, rates[rule]):
+            found.setdefault((rule, lied), []).append(accuracy)
     means = {place: statistics.fmean(accuracies) for place, accuracies in found.items()}
     assert {len(accuracies) for accuracies in found.values()} == {2}
     for rule in ("none", "sync bulyan*"):
         line = f"| {rule} | {means[rule, False]:.3f} | {means[rule, True]:.3f} |"
         assert line in shown
         worst = min(means[rule, False], means[rule, True])
-        assert f"| {rule} | {worst:.3f} | " in shown.partition("over all of it")[2]
-    told = json.loads((tmp_path / "grid.json").read_text())
-    assert len(told) == CELLS
+        rate = rates[rule].removeprefix("constant:gamma=")
+        assert f"| {rule} | {rate} | {worst:.3f} | " in shown.partition("over all of it")[2]
+    assert len(told) == PLACES
     for row in told:
         mean = means[row["rule"] + "*" * row["starred"], row["attack"] != HONEST]
         assert row["accuracy"] == pytest.approx(mean)
         assert row["loss"] == pytest.approx(100 * (means["none", False] - mean))
     cells_shown = (tmp_path / "cells.md").read_text().splitlines()
-    assert len(cells_shown) == 2 + CELLS
+    assert len(cells_shown) == 2 + PLACES
 
 
 def test_the_heat_map_is_a_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     ran(tmp_path)
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+# --- rates ---
+
+
+def searched(start: float, accuracy: Callable[[float], float]) -> dict[float, float]:
+    """Every rate that is tried, and what it comes to."""
+    tried: dict[float, float] = {}
+    while wave := rates.wanted(tried, start):
+        tried |= {rate: accuracy(rate) for rate in wave}
+    return tried
+
+
+def hill(peak: float, rate: float) -> float:
+    """Two points less for each doubling and halving."""
+    return 0.9 - abs(math.log2(rate / peak)) / 50
+
+
+def test_the_best_rate_stands_between_two_that_are_no_better() -> None:
+    for start, peak in product((0.1, 0.8), (0.025, 0.1, 1.6)):
+        tried = searched(start, partial(hill, peak))
+        best = rates.best(tried)
+        assert best == pytest.approx(peak)
+        assert {best / 2, best, 2 * best} <= tried.keys()
+
+
+def test_half_a_point_is_no_reason_for_another_rate() -> None:
+    assert rates.best(searched(0.1, lambda rate: 0.9 + rate / 100)) == 0.1
+    assert searched(0.1, lambda rate: 0.1).keys() == {0.05, 0.1, 0.2}
+
+
+def test_each_rule_stands_at_the_best_of_the_rates_that_were_tried_without_attack(
+    tmp_path: Path,
+) -> None:
+    ran(tmp_path, "--task", "synthetic", "--seconds", "20")
+    told = json.loads((tmp_path / "grid.json").read_text())
+    stands = {row["rule"]: row["rate"] for row in told}
+    for rule, gather in (("none", "arrival:m=1"), ("sync bulyan", "synchronous:m=10")):
+        came_to = {
+            run["recipe"]["rate"]: cells.Played.of(run["played"]).accuracy
+            for run in files(tmp_path)
+            if run["recipe"]["gather"] == gather
+            and run["seconds"] == 20
+            and all(member["attack"] == "honest" for member in run["members"])
+        }
+        assert len(came_to) >= 3
+        assert came_to[stands[rule]] >= max(came_to.values()) - rates.GAIN
+
+
+def test_what_is_plain_sgd_behind_a_filter_stands_at_the_rate_of_plain_sgd() -> None:
+    at = Place("digits", 10, 3, "flood", "nan", DEFAULT, 2)
+    assert grid.tuned_at(at) == Place("digits", 10, 3, "iid", HONEST, "none", 0)
+    assert grid.tuned_at(at._replace(rule="ctma")).rule == "ctma"
+
+
+# --- how long ---
+
+
+def test_the_grid_says_how_far_plain_sgd_is_below_the_plateau_of_a_run_twice_as_long(
+    tmp_path: Path,
+) -> None:
+    for seconds, long_enough in ((2, False), (40, True)):
+        out = tmp_path / str(seconds)
+        shown, _ = ran(out, "--task", "synthetic", "--rule", "none", "--seconds", str(seconds))
+        row = json.loads((out / "grid.json").read_text())[0]
+        (longer,) = (run for run in files(out) if run["seconds"] == 2 * seconds)
+        half = [a for at, a in longer["played"]["curve"] if at >= seconds]
+        assert row["below"] == pytest.approx(100 * (statistics.fmean(half) - row["accuracy"]))
+        assert (abs(row["below"]) <= report.NEAR) == long_enough
+        assert ("these runs are too short" in shown) == (not long_enough)
 
 
 # --- the battery ---
@@ -152,7 +235,7 @@ def test_a_rule_whose_precondition_fails_stands_at_its_largest_legal_f_and_is_st
     starred = {
         (size, rule)
         for size, rule in product(SIZES, grid.RULES)
-        if grid.starred(Place("digits", size[0], size[1], "iid", HONEST, rule, 0))
+        if grid.recipe(size[0], size[1], grid.RULES[rule]).f < size[1]
     }
     assert starred == {((10, 3), "sync bulyan"), ((20, 6), "sync bulyan")}
     assert grid.recipe(10, 3, grid.RULES["sync bulyan"]).f == 1  # 4f + 3 <= 10
@@ -184,7 +267,7 @@ def test_a_cell_depends_on_the_code_that_plays_it_and_on_no_other() -> None:
 def a_row(loss: float, within: float, seeds: int, **place: str) -> Row:
     where = {"condition": "iid", "attack": "nan", "rule": DEFAULT, **place}
     at = Place("digits", 10, 3, where["condition"], where["attack"], where["rule"], 0)
-    return Row(at, seeds, False, 0.9, loss, within, 1.0, 1.0, 0.0, 0.0, 9.0, 1.0)
+    return Row(at, seeds, False, "", 0.0, 0.9, loss, within, 1.0, 1.0, 0.0, 0.0, 9.0, 1.0)
 
 
 @pytest.mark.parametrize(

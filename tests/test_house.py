@@ -17,11 +17,12 @@ workers.__main__
 workers.laboratory
 workers.swarm  workers.nursery
 workers.simulation  workers.process
-workers.crew  workers.objective
+workers.crew  workers.objective  workers.tensors
 workers.worker  workers.tasks
 workers.attacks  workers.latency  workers.speeds  workers.outages
-workers.attacks.adaptive
-workers.attacks.vectors  workers.attacks.stale  workers.attacks.timing  workers.attacks.collusion
+workers.attacks.adaptive  workers.attacks.directed
+workers.attacks.vectors  workers.attacks.malformed  workers.attacks.stale  workers.attacks.timing
+workers.attacks.collusion
 workers.attacks.attack  workers.board  workers.sight
 workers.tasks.digits  workers.tasks.npz  workers.tasks.synthetic  workers.tasks.trial
 workers.tasks.task  workers.tasks.splits
@@ -50,7 +51,13 @@ SHELLS = {"kardam.client", "kardam.server", "kardam.daemon", "kardam.keys", "kar
 SHELLS |= {"kardam.records", "kardam.scribe", "kardam.live", "kardam.flags"}
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
 MAINS = {"kardam.__main__", "workers.__main__"}
-TORCH = {"workers.tasks", "workers.objective", "workers.process", "workers.nursery"}
+TORCH = {
+    "workers.tasks",
+    "workers.objective",
+    "workers.tensors",
+    "workers.process",
+    "workers.nursery",
+}
 TORCH |= {f"workers.tasks.{name}" for name in ("task", "trial", "digits", "npz", "synthetic")}
 
 # Who may import it; a library that is not listed, and is not the standard library's, nobody may.

@@ -174,6 +174,19 @@ def test_liars_who_collude_or_choose_their_time_do_so_on_sockets(
     assert ("unasked" in books["refused"]) == attack.startswith("replay")
 
 
+def test_what_is_malformed_goes_over_sockets_and_is_refused_at_once() -> None:
+    code, books, err = kardam(
+        *("run", "--json", "--quiet", "--seed", "1", "--arrivals", "1000", "--preset", "none"),
+        *("--byzantine", "3", "--attack", "malformed", "--latency", "constant:seconds=0.02"),
+    )
+    assert (code, books["deaths"]) == (0, {}), err
+    assert books["refused"].keys() == {"malformed", "nonfinite"}
+    assert books["byzantine"]["delivered"] > 150
+    assert books["byzantine"]["admitted"] == 0
+    assert books["honest"]["admitted"] == books["honest"]["delivered"]
+    assert [row["state"] for row in books["workers"]] == ["alive"] * 10
+
+
 def test_if_a_worker_dies_the_run_goes_on_and_the_summary_says_so() -> None:
     with started("run", "--json", "--arrivals", "1500") as process:
         at_work(process)

@@ -28,8 +28,8 @@ from workers.tasks import Task, load_task
 G = np.array([1, -2, 3, 0.5], np.float32)
 
 
-def honest(targets: Any, classes: int) -> Any:
-    return targets
+def honest(inputs: Any, targets: Any, classes: int) -> tuple[Any, Any]:
+    return inputs, targets
 
 
 def small_task(seed: int = 0, hidden: int = 3) -> Task:

@@ -14,7 +14,7 @@ from kardam.errors import TaskError
 from kardam.messages import Manifest, Vector
 from kardam.trusted import Root
 from workers.tasks import Task
-from workers.worker import Relabel
+from workers.worker import Poison
 
 # Held-out examples in one forward pass: what a convolution makes of ten thousand takes gigabytes.
 AT_ONCE = 1000
@@ -90,16 +90,14 @@ class LocalObjective:
         self.batch = network.task.batch
         self._share = share
 
-    def gradient(
-        self, x: Vector, rng: np.random.Generator, relabel: Relabel
-    ) -> tuple[Vector, float]:
+    def gradient(self, x: Vector, rng: np.random.Generator, poison: Poison) -> tuple[Vector, float]:
         """The gradient, shape (d,), and the loss on one mini-batch, drawn with replacement from the
         share.
         """
         task = self.network.task
         batch = torch.from_numpy(self._share[rng.integers(len(self._share), size=self.batch)])
-        inputs, targets = task.train[0][batch], task.train[1][batch]
-        return self.network.gradient(x, inputs, relabel(targets, task.classes))
+        inputs, targets = poison(task.train[0][batch], task.train[1][batch], task.classes)
+        return self.network.gradient(x, inputs, targets)
 
 
 def root_of(network: Network, examples: int, seed: int) -> Root | None:

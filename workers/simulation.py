@@ -75,10 +75,10 @@ def simulate(descent: Descent, workers: Sequence[Worker]) -> Iterator[tuple[floa
 
     now, idle = 0.0, list(workers)
     while True:
-        due = [worker for worker in idle if descent.due(worker.index)]
-        idle = [worker for worker in idle if worker not in due]
-        for worker in due:
+        due = [descent.due(worker.index) for worker in idle]
+        for worker in itertools.compress(idle, due):
             begin(worker, now)
+        idle = [worker for worker, begins in zip(idle, due, strict=True) if not begins]
         if not events:
             return
         now, _, worker, lent = heapq.heappop(events)

@@ -21,8 +21,8 @@ from workers.sight import Sight
 # What a liar is while it does not lie.
 HONEST = Attack()
 
-# (targets, number of classes) -> the targets to train on
-Relabel = Callable[[Any, int], Any]
+# (inputs, targets, number of classes) -> the mini-batch to train on
+Poison = Callable[[Any, Any, int], tuple[Any, Any]]
 
 
 class Objective(Protocol):
@@ -31,9 +31,7 @@ class Objective(Protocol):
     # Examples in a mini-batch.
     batch: int
 
-    def gradient(
-        self, x: Vector, rng: np.random.Generator, relabel: Relabel
-    ) -> tuple[Vector, float]:
+    def gradient(self, x: Vector, rng: np.random.Generator, poison: Poison) -> tuple[Vector, float]:
         """The gradient at x and the loss, on a mini-batch drawn from rng. May raise TaskError."""
 
 
@@ -115,7 +113,7 @@ class Worker:
         """
         attack = self._lying()
         self._answers += 1
-        g, loss = self._objective.gradient(attack.model(x), self._batches, attack.relabel)
+        g, loss = self._objective.gradient(attack.model(x), self._batches, attack.poison)
         sent = attack.corrupt(g, self._lies)
         change = self._history.add(ticket, version, sent, x)
         declared = None
@@ -124,7 +122,7 @@ class Worker:
         gradient = Gradient(
             worker=self.index,
             ticket=ticket,
-            g=sent,
+            g=attack.spell(sent, self._lies),
             declared=attack.declare(declared),
             loss=loss,
             examples=self._objective.batch,

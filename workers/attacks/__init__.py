@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from workers.attacks.adaptive import Adaptive, HiddenVulnerability, RadiusWalk, ReferenceCapture
 from workers.attacks.attack import Attack, Chain, Knows
 from workers.attacks.collusion import Alie, InnerProduct, Mimic, MinMax, MinSum
+from workers.attacks.directed import FangKrum, FangTrimmedMean
+from workers.attacks.malformed import Malformed
 from workers.attacks.stale import Replay, VersionLie
 from workers.attacks.timing import Burst, Flood, Late, Silent, Stops, Timed
 from workers.attacks.vectors import (
@@ -20,6 +22,7 @@ from workers.attacks.vectors import (
     HonestPlusConstant,
     LabelFlip,
     LyingGrowth,
+    MalformedInputs,
     Nan,
     PartialDrop,
     RandomDisturbance,
@@ -41,6 +44,8 @@ ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "zero": Zero,
     "nan": Nan,
     "label_flip": LabelFlip,
+    "malformed_inputs": MalformedInputs,
+    "malformed": Malformed,
     "lying_growth": LyingGrowth,
     "bit_flip": BitFlip,
     "partial_drop": PartialDrop,
@@ -51,6 +56,8 @@ ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "min_max": MinMax,
     "min_sum": MinSum,
     "mimic": Mimic,
+    "fang_krum": FangKrum,
+    "fang_trimmed_mean": FangTrimmedMean,
     "hidden_vulnerability": HiddenVulnerability,
     "radius_walk": RadiusWalk,
     "reference_capture": ReferenceCapture,

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kardam.messages import Declared, Gradient, Vector
 
@@ -33,8 +34,8 @@ class Attack:
     """What one worker does in place of an honest answer. This one does nothing: it is honest.
 
     The worker asks in this order, once for every model that it is lent: `lies`, and if it does,
-    `takes`, and for its answer `model`, `relabel`, `corrupt`, `declare`, `repeats`, `rest`. An
-    attack may remember what it was asked; it belongs to one worker.
+    `takes`, and for its answer `model`, `poison`, `corrupt`, `spell`, `declare`, `repeats`, `rest`.
+    An attack may remember what it was asked; it belongs to one worker.
     """
 
     knows: Knows = Knows.NOTHING
@@ -47,13 +48,21 @@ class Attack:
         """The model to compute a gradient at, in place of x, the one that was lent."""
         return x
 
-    def relabel(self, targets: Any, classes: int) -> Any:
-        """The targets to train on: an integer array or tensor of shape (batch,)."""
-        return targets
+    def poison(self, inputs: Any, targets: Any, classes: int) -> tuple[Any, Any]:
+        """The mini-batch to train on: tensors of shape (batch, ...), of which targets are integers
+        below `classes` (or anything, where that is 0).
+        """
+        return inputs, targets
 
     def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
         """The vector to send in place of the gradient g, of the same shape (d,)."""
         return g
+
+    def spell(self, v: Vector, rng: np.random.Generator) -> NDArray[Any]:
+        """What to push in place of the vector v, whose growth is declared: any array at all, though
+        a server takes none but (d,) of float32.
+        """
+        return v
 
     def declare(self, declared: Declared | None) -> Declared | None:
         """The growth to declare in place of the true one."""
@@ -93,15 +102,20 @@ class Chain(Attack):
             x = stage.model(x)
         return x
 
-    def relabel(self, targets: Any, classes: int) -> Any:
+    def poison(self, inputs: Any, targets: Any, classes: int) -> tuple[Any, Any]:
         for stage in self.stages:
-            targets = stage.relabel(targets, classes)
-        return targets
+            inputs, targets = stage.poison(inputs, targets, classes)
+        return inputs, targets
 
     def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
         for stage in self.stages:
             g = stage.corrupt(g, rng)
         return g
+
+    def spell(self, v: Vector, rng: np.random.Generator) -> NDArray[Any]:
+        for stage in self.stages:
+            v = stage.spell(v, rng)
+        return v
 
     def declare(self, declared: Declared | None) -> Declared | None:
         for stage in self.stages:

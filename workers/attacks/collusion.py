@@ -33,7 +33,7 @@ class Colluder(Attack):
     """A liar with a board, and where it `sees` the honest, with sight."""
 
     def __init__(self, board: Board, sight: Sight, sees: Sees = "board") -> None:
-        self._board, self._sight = board, sight
+        self._board, self._sight, self.sees = board, sight, sees
         self.knows = Knows.HONEST if sees == "honest" else Knows.BOARD
 
     def gradients(self, g: Vector) -> Stack:
@@ -41,7 +41,7 @@ class Colluder(Attack):
 
         Its own alone, while it is to see the honest and none has delivered.
         """
-        if self.knows == Knows.HONEST:
+        if self.sees == "honest":
             honest = self._sight.honest()
             return honest if len(honest) else g[np.newaxis]
         self._board.post(g)

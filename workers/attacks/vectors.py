@@ -3,6 +3,7 @@
 Never in here: when it is said, or under which ticket.
 """
 
+import math
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -171,8 +172,25 @@ class LabelFlip(Attack):
 
     knows = Knows.OWN
 
-    def relabel(self, targets: Any, classes: int) -> Any:
-        return classes - 1 - targets
+    def poison(self, inputs: Any, targets: Any, classes: int) -> tuple[Any, Any]:
+        return inputs, classes - 1 - targets
+
+
+class MalformedInputs(Attack):
+    """The gradient on `scale` times the inputs, each with another one's label (that of the last for
+    the first, and so on): AggregaThor's malformed data, at -100 and -1e12 (Damaskinos et al.,
+    SysML 2019).
+    """
+
+    knows = Knows.OWN
+
+    def __init__(self, scale: float = -100.0) -> None:
+        if not 0 < abs(scale) < math.inf:
+            raise ValueError(f"expected scale to be finite and not 0, got {scale}")
+        self.scale = scale
+
+    def poison(self, inputs: Any, targets: Any, classes: int) -> tuple[Any, Any]:
+        return self.scale * inputs, targets.flip(0)
 
 
 class LyingGrowth(Attack):
