@@ -28,7 +28,7 @@ LIVENESS = {
     "none": (1.0, 1.0),
     "paper": (0.15, 0.08),
     "middle": (0.25, 0.10),
-    "consensus": (0.8, 0.25),
+    "consensus": (0.65, 0.25),
 }
 
 
@@ -202,6 +202,8 @@ def test_a_run_goes_on_through_outages_and_the_work_of_who_returns_is_used(prese
 HELD = {
     **dict.fromkeys(ATTACKS, 3.0),
     "honest": 0.0,
+    "adaptive": 6.0,  # these ask the filter before each lie, and say the worst that passes
+    "radius_walk": 6.0,
     "reference_capture": 5.5,  # honest until it may reverse, ten times; then it serves its term
     "sign_flip:scale=1": 3.0,
     "sign_flip:scale=10": 3.0,
