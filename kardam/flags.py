@@ -219,12 +219,12 @@ def flag_of(parameter: click.Parameter) -> str:
 def found_experiment(text: str) -> Path:
     """The file that is meant: a path, or where there is none, a name in the gallery."""
     path, ours = Path(text), GALLERY / f"{text}.toml"
-    if path.is_file() or path.suffix or len(path.parts) > 1:
+    if ours.is_file() and not path.is_file():
+        return ours
+    if path.exists() or path.suffix or len(path.parts) > 1:
         return path
-    if not ours.is_file():
-        names = [file.stem for file in GALLERY.glob("*.toml")]
-        raise UsageError(f"{text}: no such file, and no such experiment{suggest(text, names)}")
-    return ours
+    names = [file.stem for file in GALLERY.glob("*.toml")]
+    raise UsageError(f"{text}: no such file, and no such experiment{suggest(text, names)}")
 
 
 def _toml(path: Path) -> dict[str, Any]:
