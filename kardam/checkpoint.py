@@ -23,6 +23,9 @@ from kardam.state import State
 
 MODEL, VECTORS, PLAIN = "model.safetensors", "vectors.safetensors", "state.json"
 
+# A run's folder of checkpoints.
+CHECKPOINTS = "checkpoints"
+
 # What is being written begins with this, and is thrown away when a crash leaves it behind.
 UNFINISHED = ".unfinished-"
 
@@ -75,11 +78,9 @@ def save(folder: Path, manifest: Manifest, x: Vector, state: State) -> None:
     shutil.rmtree(beside, ignore_errors=True)  # what a crash left of the same one
     try:
         beside.mkdir(parents=True, mode=0o700)
-        places = zip(manifest.tensors, manifest.places(), strict=True)
-        model = {name: x[place].reshape(shape) for (name, shape), place in places}
         vectors = _Vectors(x)
         plain = json.dumps(vectors.taken_out_of(state))
-        save_file(model, beside / MODEL)
+        save_file(_named(manifest, x), beside / MODEL)
         save_file(vectors.named, beside / VECTORS)
         (beside / PLAIN).write_text(plain)
         for path in (*beside.iterdir(), beside):
@@ -89,6 +90,26 @@ def save(folder: Path, manifest: Manifest, x: Vector, state: State) -> None:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise Unwritable(f"{folder}: no checkpoint could be written: {error}") from error
+
+
+def save_model(path: Path, manifest: Manifest, x: Vector) -> None:
+    """Write a model alone, under its parameters' own names. Raises UsageError where there is
+    something already, Unwritable where it can not be.
+    """
+    if path.exists():
+        raise UsageError(f"{path}: exists already; name another file")
+    beside = path.with_name(UNFINISHED + path.name)
+    try:
+        save_file(_named(manifest, x), beside)
+        beside.rename(path)
+    except (OSError, SafetensorError) as error:
+        beside.unlink(missing_ok=True)
+        raise Unwritable(f"{path}: no model could be written: {error}") from error
+
+
+def _named(manifest: Manifest, x: Vector) -> dict[str, np.ndarray[Any, Any]]:
+    places = zip(manifest.tensors, manifest.places(), strict=True)
+    return {name: x[place].reshape(shape) for (name, shape), place in places}
 
 
 def restore(folder: Path) -> Checkpoint:
@@ -103,6 +124,26 @@ def restore(folder: Path) -> Checkpoint:
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{folder}: expected a checkpoint: {error}") from error
     return Checkpoint(manifest, x, state)
+
+
+def kept(run: Path) -> list[Path]:
+    """The checkpoints of a run, or in a folder of them, oldest first. Raises UsageError where
+    there is none.
+    """
+    for folder in (run / CHECKPOINTS, run):
+        if found := sorted(_all(folder), key=_order):
+            return found
+    raise UsageError(f"{run}: no checkpoint there; expected a run's directory")
+
+
+def model_file(path: Path) -> Path:
+    """The file of a model that a path names: itself, a checkpoint's, or that of a run's newest.
+
+    Raises UsageError where there is none.
+    """
+    if path.is_file():
+        return path
+    return (path if (path / MODEL).is_file() else kept(path)[-1]) / MODEL
 
 
 def newest(folder: Path) -> Path | None:

@@ -14,7 +14,7 @@ import click
 import tomli_w
 
 from kardam.aggregators import AGGREGATORS
-from kardam.checkpoint import newest
+from kardam.checkpoint import CHECKPOINTS, newest
 from kardam.errors import UsageError, suggest
 from kardam.lens import MEMORIES
 from kardam.optimizers import OPTIMIZERS
@@ -29,12 +29,15 @@ from kardam.recipe import (
     PRESETS,
     Recipe,
 )
-from kardam.records import CHECKPOINTS, EXPERIMENT, Found, check_new, endpoint, resumable
+from kardam.records import EXPERIMENT, Found, check_new, endpoint, resumable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Where runs go that are not told where.
 RUNS = Path("runs")
+
+# Experiments that come with kardam, each with what it shows; named without their .toml.
+GALLERY = Path(__file__).parent / "gallery"
 
 # Flags that say what to do with an experiment, and are no part of it.
 NOT_THE_EXPERIMENT = {"experiment", "resume", "out", "dry_run", "quiet", "as_json", "help"}
@@ -119,7 +122,7 @@ bind_options = options(
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 
 file_argument = click.argument(
-    "experiment", type=click.Path(path_type=Path), required=False, metavar="[EXPERIMENT.toml]"
+    "experiment", type=click.Path(path_type=Path), required=False, metavar="[EXPERIMENT]"
 )
 
 out_options = options(
@@ -188,7 +191,7 @@ class FromFile(click.Command):
         if isinstance(experiment, str) and isinstance(resume, str):
             raise UsageError(f"expected {experiment} or --resume {resume}, and not both")
         if isinstance(experiment, str):
-            return self._read(Path(experiment))
+            return self._read(found_experiment(experiment))
         out = given.get("out")
         if isinstance(resume, str):
             found = resumed(resume, Path(out) if isinstance(out, str) else None)
@@ -219,6 +222,17 @@ class FromFile(click.Command):
 def flag_of(parameter: click.Parameter) -> str:
     """A parameter's name as users write it, without dashes before it."""
     return str(parameter.name).replace("_", "-")
+
+
+def found_experiment(text: str) -> Path:
+    """The file that is meant: a path, or where there is none, a name in the gallery."""
+    path, ours = Path(text), GALLERY / f"{text}.toml"
+    if ours.is_file() and not path.is_file():
+        return ours
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    names = [file.stem for file in GALLERY.glob("*.toml")]
+    raise UsageError(f"{text}: no such file, and no such experiment{suggest(text, names)}")
 
 
 def _toml(path: Path) -> dict[str, Any]:

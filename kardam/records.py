@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from kardam import checkpoint
+from kardam.checkpoint import CHECKPOINTS
 from kardam.errors import Unwritable, UsageError
 from kardam.messages import Manifest, Vector, Verdict
 from kardam.state import State
 
 EXPERIMENT, ENVIRONMENT = "experiment.toml", "environment.json"
 JOURNAL, METRICS, SUMMARY = "journal.jsonl", "metrics.jsonl", "summary.json"
-CHECKPOINTS = "checkpoints"
 
 # The marks of a run that has not begun.
 NOTHING: State = {"journal": 0, "metrics": 0}

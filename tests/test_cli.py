@@ -1,16 +1,19 @@
 """What a user can get wrong ends in one sentence and a numbered exit, never in a traceback."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+import torch
+from safetensors.numpy import load_file, save_file
 
 from kardam import __version__
-from kardam.checkpoint import load
+from kardam.checkpoint import load, save
 from kardam.errors import EXIT_CODES, KardamError, UsageError
+from kardam.messages import Manifest
 from workers.__main__ import main
 
 
@@ -159,3 +162,62 @@ def test_what_is_no_model_is_an_error_that_says_why(tmp_path: Path) -> None:
     save_file({}, path)
     with pytest.raises(UsageError, match="holds no numbers"):
         load(path)
+
+
+# --- saved models ---
+
+
+def test_a_module_of_anybodys_becomes_a_file_that_is_shown_and_exported(
+    kardam: Kardam, tmp_path: Path
+) -> None:
+    first, again = str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")
+    module = "torch.nn:Linear:in_features=3,out_features=2"
+    code, _, err = kardam("checkpoint", "new", module, first, "--seed", "5")
+    assert (code, "8 numbers" in err) == (0, True)
+    torch.manual_seed(5)  # noqa: TID251  # the user's own
+    layer = torch.nn.Linear(3, 2)
+    assert kardam("checkpoint", "export", first, again)[0] == 0
+    for name, value in load_file(again).items():
+        assert np.array_equal(value, layer.state_dict()[name].numpy())
+    code, out, _ = kardam("checkpoint", "show", again, "--json")
+    told = json.loads(out)
+    assert told["numbers"] == 8
+    rms = float(layer.weight.detach().square().mean().sqrt())
+    assert told["tensors"][1] == {"name": "weight", "shape": [2, 3], "rms": pytest.approx(rms)}
+    assert "2 x 3" in kardam("checkpoint", "show", again)[1]
+
+
+def test_the_checkpoints_of_a_run_are_listed_and_its_newest_is_meant(
+    kardam: Kardam, tmp_path: Path
+) -> None:
+    for updates in (2, 10):
+        x = np.full(3, updates, np.float32)
+        save(tmp_path / "checkpoints" / f"{updates:09d}", Manifest((("w", (3,)),)), x, {})
+    code, out, _ = kardam("checkpoint", "list", str(tmp_path), "--json")
+    assert code == 0
+    assert [row["updates"] for row in json.loads(out)["checkpoints"]] == [2, 10]
+    target = tmp_path / "x.safetensors"
+    kardam("checkpoint", "export", str(tmp_path), str(target))
+    assert load_file(target)["w"].tolist() == [10, 10, 10]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("list nowhere", "nowhere: no checkpoint there; expected a run's directory"),
+        ("show nowhere", "nowhere: no checkpoint there"),
+        ("show pyproject.toml", "pyproject.toml: expected a safetensors file"),
+        ("export nowhere x.safetensors", "nowhere: no checkpoint there"),
+        ("new digits pyproject.toml", "pyproject.toml: exists already; name another file"),
+        ("new digit x.safetensors", "MODULE: unknown name 'digit'; did you mean 'digits'?"),
+        ("new torch.nn:ReLU x.safetensors", "no parameter that requires a gradient"),
+        ("new tests.test_worker:no_task x.safetensors", "expected a torch.nn.Module, got int"),
+    ],
+)
+def test_what_is_wrong_with_a_saved_model_is_one_sentence(
+    kardam: Kardam, line: str, words: str
+) -> None:
+    code, _, err = kardam("checkpoint", *line.split())
+    assert code in (2, 3)
+    assert words in err
+    assert "Traceback" not in err

@@ -101,3 +101,12 @@ def test_paths_that_are_not_what_they_should_be_are_one_sentence(
     assert code == 2
     assert words in err
     assert "Traceback" not in out + err
+
+
+def test_a_name_of_the_gallery_is_found_unless_a_file_has_it(kardam: Kardam, here: Path) -> None:
+    (here / "skewed").mkdir()  # a run's directory, say
+    assert tomllib.loads(kardam("run", "skewed", "--dry-run")[1])["split"] == "by_label:share=1"
+    (here / "stragglers").write_text("workers = 4\n")
+    assert tomllib.loads(kardam("run", "stragglers", "--dry-run")[1])["workers"] == 4
+    code, _, err = kardam("run", "lairs-win", "--dry-run")
+    assert (code, "did you mean 'liars-win'?" in err) == (2, True)

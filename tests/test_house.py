@@ -16,8 +16,11 @@ PLAN = """
 workers.__main__
 workers.laboratory
 workers.swarm  workers.nursery
-workers.simulation  workers.process
+workers.simulation  workers.process  workers.training
+workers.examples.images  workers.examples.text  workers.examples.mails  workers.examples.movies
+workers.examples
 workers.crew  workers.objective  workers.tensors
+workers.parameters
 workers.worker  workers.tasks
 workers.attacks  workers.latency  workers.speeds  workers.outages
 workers.attacks.adaptive  workers.attacks.directed
@@ -51,13 +54,9 @@ SHELLS = {"kardam.client", "kardam.server", "kardam.daemon", "kardam.keys", "kar
 SHELLS |= {"kardam.records", "kardam.scribe", "kardam.live", "kardam.flags"}
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
 MAINS = {"kardam.__main__", "workers.__main__"}
-TORCH = {
-    "workers.tasks",
-    "workers.objective",
-    "workers.tensors",
-    "workers.process",
-    "workers.nursery",
-}
+TORCH = {"workers.tasks", "workers.objective", "workers.process", "workers.nursery"}
+TORCH |= {"workers.parameters", "workers.training", "workers.tensors"}
+TORCH |= {f"workers.examples.{name}" for name in ("images", "text", "mails", "movies")}
 TORCH |= {f"workers.tasks.{name}" for name in ("task", "trial", "digits", "npz", "synthetic")}
 
 # Who may import it; a library that is not listed, and is not the standard library's, nobody may.

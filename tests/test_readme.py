@@ -1,10 +1,14 @@
 """What the README shows is what is there: its examples run, and its tables name everything."""
 
 import json
+import os
 import re
 import signal
 import socket
-from contextlib import ExitStack
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from kardam.aggregators import AGGREGATORS
 from kardam.dampening import DAMPENINGS
 from kardam.errors import EXIT_CODES
 from kardam.filters import STAGES
+from kardam.flags import GALLERY
 from kardam.gathering import GATHERINGS
 from kardam.lens import MEMORIES
 from kardam.optimizers import OPTIMIZERS
@@ -20,7 +25,7 @@ from kardam.rates import RATES
 from kardam.recipe import PRESETS
 from kardam.trusted import TRUSTED
 from tests.test_house import MODULES
-from tests.test_run import finished, kardam, lines, look, ran, started, until
+from tests.test_run import SECONDS, finished, kardam, lines, look, ran, started, until
 from workers.attacks import ATTACKS
 from workers.latency import LATENCIES
 from workers.speeds import SPEEDS
@@ -99,6 +104,85 @@ def test_the_lines_of_experiments_as_files_work_when_pasted(tmp_path: Path) -> N
     (simulate,) = block("live: simulate").splitlines()
     code, _, err = ran(*words_of(simulate, 0), cwd=tmp_path)
     assert code == 0, err
+
+
+@contextmanager
+def script(name: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """A Python file that stands there, at work while the block runs."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen(
+        [sys.executable, name], cwd=cwd, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_the_training_loop_works_when_pasted_from_the_module_to_the_module(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name in ("net.py", "loop.py", "after.py"):
+        (tmp_path / name).write_text(block(f"loop: {name}").replace("5555", str(port)))
+    new, serve = block("loop: serve").splitlines()
+    code, _, err = ran(*words_of(new, port), cwd=tmp_path)
+    assert code == 0, err
+    with started(*words_of(serve, port), cwd=tmp_path) as server:
+        lines(server, "kardam work")
+        with script("loop.py", tmp_path) as one, script("loop.py", tmp_path) as other:
+            assert server.wait(timeout=SECONDS) == 0
+            for process in (one, other):
+                _, err = process.communicate(timeout=SECONDS)
+                assert (process.returncode, err) == (0, "")
+    for line in block("loop: export").splitlines():
+        code, out, err = ran(*words_of(line, port), cwd=tmp_path)
+        assert code == 0, err
+        assert "1.weight" in out or "show" not in line
+    with script("after.py", tmp_path) as process:
+        out, err = process.communicate(timeout=SECONDS)
+    assert float(out) > 0.9, err
+
+
+TUTORIAL = re.findall(r"<!-- (tutorial: \w+|movies) -->", README)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("marker", TUTORIAL)
+def test_the_lines_of_the_tutorial_show_what_it_says(marker: str, tmp_path: Path) -> None:
+    books = []
+    for line in block(marker).splitlines():
+        code, found, err = kardam(*words_of(line, 0), "--json", "--quiet", cwd=tmp_path)
+        assert code == 0, err
+        books.append(found)
+    used = [book["byzantine"]["admitted"] / (book["byzantine"]["delivered"] or 1) for book in books]
+    match marker.removeprefix("tutorial: "):
+        case "win":
+            assert (books[0]["accuracy"] < 0.2, used[0] > 0.9) == (True, True)
+        case "lose":
+            assert (books[0]["accuracy"] > 0.9, books[0]["byzantine"]["admitted"]) == (True, 6)
+        case "knob":
+            assert (books[0]["accuracy"] < 0.2, used[0] > 0.5) == (True, True)
+        case "hidden":
+            assert 0.3 < used[0] < 0.45
+            assert books[0]["accuracy"] < books[1]["accuracy"]
+        case "tcp":
+            assert books[0]["accuracy"] > 0.85
+            assert used[0] < 0.1
+        case _:  # the recommender
+            assert books[0]["loss"] < 1.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [file.stem for file in GALLERY.glob("*.toml")])
+def test_an_experiment_of_the_gallery_is_found_by_its_name_and_told_of(name: str) -> None:
+    assert f"`{name}`" in README
+    first, *_ = (GALLERY / f"{name}.toml").read_text().splitlines()
+    assert first.startswith("# ")
+    code, out, err = ran("simulate", name, "--dry-run")
+    assert (code, "arrivals" in out) == (0, True), err
 
 
 @pytest.mark.parametrize(

@@ -344,10 +344,7 @@ def test_a_server_may_not_make_a_worker_import_what_its_owner_did_not_name(tmp_p
         assert (code, f"say --task {own}" in err) == (2, True)
         code, _, err = kardam("work", endpoint, "--task", "digits")
         assert code == 3
-        assert (
-            "this task has '0.bias' of shape (32,) where the server has '0.bias' of shape (3,)"
-            in err
-        )
+        assert "here is '0.bias' of shape (32,) where the server has '0.bias' of shape (3,)" in err
 
 
 def test_a_server_may_not_make_a_worker_read_a_file_that_its_owner_did_not_name(

@@ -17,7 +17,16 @@ import click
 import uvloop
 
 from kardam import daemon
-from kardam.__main__ import announce, cli, entry, finish, print_experiment, serve_model
+from kardam.__main__ import (
+    announce,
+    checkpoint_group,
+    cli,
+    entry,
+    finish,
+    print_experiment,
+    serve_model,
+)
+from kardam.checkpoint import save_model
 from kardam.client import Client, check_endpoint, enrol, reach
 from kardam.errors import TaskError, UsageError
 from kardam.flags import (
@@ -309,6 +318,34 @@ def simulate_command(
         one = laboratory.Experiment(recipe, members, task, split, seed, records)
         outcome = one.run(until, bar)
     finish(outcome, as_json)
+
+
+# --- checkpoint new: a first model of anybody's module ---
+
+
+@checkpoint_group.command("new")
+@click.argument("module")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Its weights."
+)
+def new_command(module: str, file: Path, seed: int) -> None:
+    """Write the first model of MODULE to FILE, for kardam serve: its trained parameters by name.
+
+    MODULE is a function or class of yours that gives a torch.nn.Module, or a task.
+
+    \b
+    Examples:
+      kardam checkpoint new mine:Net model.safetensors
+      kardam checkpoint new mine:Net:hidden=64 model.safetensors --seed 1
+    """
+    # Torch is loaded by those who need a module, and no other verb of this process does.
+    from workers.parameters import manifest_of, trained, vector_of
+    from workers.tasks import load_module
+
+    named = trained(load_module(module, "MODULE", seed))
+    save_model(file, manifest_of(named), vector_of(named))
+    click.echo(f"{file}: {manifest_of(named).d:,} numbers of {module}", err=True)
 
 
 # --- work: processes for somebody's server ---

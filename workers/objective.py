@@ -3,7 +3,6 @@ or wire.
 """
 
 import math
-from operator import itemgetter
 
 import numpy as np
 import torch
@@ -11,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kardam.errors import TaskError
-from kardam.messages import Manifest, Vector
+from kardam.messages import Vector
 from kardam.trusted import Root
+from workers.parameters import manifest_of, trained, vector_of
 from workers.tasks import Task
 from workers.worker import Poison
 
@@ -29,13 +29,11 @@ class Network:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        trained = [(name, p) for name, p in task.model.named_parameters() if p.requires_grad]
-        named = sorted(trained, key=itemgetter(0))
-        self.manifest = Manifest(tuple((name, tuple(p.shape)) for name, p in named))
-        self._x = torch.empty(self.manifest.d)
+        named = trained(task.model)
+        self.manifest = manifest_of(named)
+        self._x = torch.from_numpy(vector_of(named))
         self._g = torch.zeros(self.manifest.d)
         for (_, p), place in zip(named, self.manifest.places(), strict=True):
-            self._x[place] = p.detach().reshape(-1).float()
             p.data = self._x[place].view(p.shape)
             p.grad = self._g[place].view(p.shape)
 
@@ -61,9 +59,12 @@ class Network:
     @torch.no_grad()
     def evaluate(self, x: Vector) -> tuple[float, float]:
         """Mean loss and accuracy over the held-out examples; accuracy is NaN where targets are no
-        classes.
+        classes. A batch norm's statistics are those of the first AT_ONCE training examples at x:
+        they are not in the vector, and who evaluates has trained on nothing.
         """
         self._x.numpy()[:] = x
+        with torch.random.fork_rng(devices=[]):
+            torch.optim.swa_utils.update_bn([self.task.train[0][:AT_ONCE]], self.task.model)
         self.task.model.eval()
         inputs, targets = self.task.test
         examples = len(targets)

@@ -5,17 +5,15 @@ And its trusted sibling, the evaluator. Never in here: what is sent in an answer
 """
 
 import contextlib
-import itertools
 import time
 
 import torch
 
 from kardam.client import Client, Halted
-from kardam.errors import TaskError
-from kardam.messages import Manifest
 from workers.board import Board
 from workers.crew import Member
 from workers.objective import LocalObjective, Network
+from workers.parameters import agree
 from workers.tasks import Shares
 
 
@@ -44,7 +42,7 @@ def work(
             patience=patience,
         ) as client,
     ):
-        _agree(network.manifest, client.manifest)
+        agree(network.manifest, client.manifest)
         seed, index = client.terms.seed, client.terms.worker
         epoch = client.epoch
         lease = client.pull()
@@ -75,7 +73,7 @@ def work(
 def evaluate(endpoint: str, token: str, network: Network, every: float, patience: float) -> None:
     """Report held-out loss and accuracy of the newest model, every so many seconds."""
     with Client(endpoint, "evaluator", token=token, patience=patience) as client:
-        _agree(network.manifest, client.manifest)
+        agree(network.manifest, client.manifest)
         reported = -1
         with contextlib.suppress(Halted):
             while True:
@@ -84,14 +82,3 @@ def evaluate(endpoint: str, token: str, network: Network, every: float, patience
                     client.report(model.version, *network.evaluate(model.x))
                     reported = model.version
                 time.sleep(every)
-
-
-def _agree(ours: Manifest, theirs: Manifest) -> None:
-    """Raise TaskError, naming the first difference, unless the two models are made alike."""
-    for mine, yours in itertools.zip_longest(ours.tensors, theirs.tensors):
-        if mine != yours:
-            raise TaskError(f"this task has {_says(mine)} where the server has {_says(yours)}")
-
-
-def _says(tensor: tuple[str, tuple[int, ...]] | None) -> str:
-    return f"{tensor[0]!r} of shape {tensor[1]}" if tensor else "no more tensors"

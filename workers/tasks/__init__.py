@@ -7,8 +7,9 @@ Adding one is a file beside this and a line in the table; a user's own is named 
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import nn
 
-from kardam.errors import TaskError, UsageError
+from kardam.errors import KardamError, TaskError, UsageError
 from kardam.spec import build
 from workers.tasks.digits import digits
 from workers.tasks.npz import npz
@@ -17,7 +18,7 @@ from workers.tasks.synthetic import synthetic
 from workers.tasks.task import Task
 from workers.tasks.trial import try_out
 
-__all__ = ["SPLITS", "TASKS", "Shares", "Task", "load_task", "shares"]
+__all__ = ["SPLITS", "TASKS", "Shares", "Task", "load_module", "load_task", "shares"]
 
 TASKS: Mapping[str, Callable[..., Task]] = {
     "digits": digits,
@@ -45,6 +46,24 @@ def load_task(text: str, seed: int) -> Task:
     except Exception as error:
         raise TaskError(f"--task {text!r} raised {type(error).__name__}: {error}") from error
     return task
+
+
+def load_module(text: str, knob: str, seed: int) -> nn.Module:
+    """The module that a text names, or its task's: a function or class of the user's own that gives
+    one. Its first weights are the seed's. Raises UsageError, or TaskError for what it raises.
+    """
+    torch.manual_seed(seed)  # noqa: TID251
+    try:
+        found = build(text, TASKS, knob, seed=seed)
+    except KardamError:
+        raise
+    except Exception as error:
+        raise TaskError(f"{knob} {text!r} raised {type(error).__name__}: {error}") from error
+    if isinstance(found, Task):
+        return found.model
+    if isinstance(found, nn.Module):
+        return found
+    raise TaskError(f"{knob} {text!r}: expected a torch.nn.Module, got {type(found).__name__}")
 
 
 def shares(task: Task, n: int, seed: int, split: str = "iid") -> Shares:
