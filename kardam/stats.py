@@ -88,6 +88,7 @@ class WorkerStats:
         self.staleness = -1
         self.growth = math.nan
         self.weight = math.nan
+        self.reading = math.nan
 
     def state(self) -> State:
         plain = {name: getattr(self, name) for name in self._PLAIN}
@@ -119,6 +120,8 @@ class Stats:
         self._refused_since: Counter[WorkerId] = Counter()
         self.held_out: list[tuple[int, float, float, float]] = []
         self.violations = 0
+        # Of the filter, when it last read anything.
+        self.band = math.nan, math.nan
         self.workers: dict[WorkerId, WorkerStats] = defaultdict(WorkerStats)
         self._staleness: Counter[int] = Counter()
         self._delivered, self._updates, self._received, self._sent = Rate(), Rate(), Rate(), Rate()
@@ -152,6 +155,9 @@ class Stats:
             row.staleness = verdict.staleness
         if not math.isnan(verdict.growth):
             row.growth = verdict.growth
+        if not math.isnan(verdict.reading):
+            row.reading = verdict.reading
+            self.band = verdict.band_low, verdict.band_high
         if verdict.admitted:
             row.weight = verdict.weight
 
@@ -223,6 +229,7 @@ class Stats:
             "slowdown": _plain((self.honest if self.labelled else self.total).share),
             "slowdown_of": "honest" if self.labelled else "all",
             "slowdown_bounds": self.bounds._asdict() if self.bounds else None,
+            "band": dict(zip(("low", "high"), map(_plain, self.band), strict=True)),
             "updates": self.updates,
             "seconds": round(now, 3),
             "n": self.n,
@@ -251,7 +258,7 @@ class Stats:
     # --- checkpoints ---
 
     def state(self) -> State:
-        """All counts; rates begin anew."""
+        """All counts; rates begin anew, and so do readings."""
         return {
             "updates": self.updates,
             "started": self.started,
@@ -287,6 +294,7 @@ class Stats:
             "refused": dict(row.tally.refused.most_common()),
             "per_second": row.rate.per_second(now),
             "growth": _plain(row.growth),
+            "reading": _plain(row.reading),
             "staleness": row.staleness,
             "weight": _plain(row.weight),
         }
