@@ -1,4 +1,4 @@
-"""Command line to objects, for the verbs that need no torch: serve, stats.
+"""Command line to objects, for the verbs that need no torch: serve, stats, report.
 
 Only mains choose, and print. Imports are few: `kardam stats` must answer at once.
 """
@@ -35,6 +35,9 @@ from kardam.outcome import Outcome
 from kardam.plan import Plan
 from kardam.spec import is_import_path, reads_file
 from kardam.view import Books
+
+# Where a report on several runs goes that is not told where.
+COMPARISON = Path("comparison")
 
 # Columns, where standard output is no terminal.
 PLAIN_WIDTH = 140
@@ -176,6 +179,30 @@ def _watch(client: Client, every: float, as_json: bool) -> None:
         while True:
             board.show(client.query())
             time.sleep(every)
+
+
+@cli.command("report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Where to leave it.  [default: RUN; of several: comparison]",
+)
+def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Pictures and tables of a run, or of several side by side, from their directories.
+
+    One page that stands alone, report.html, and the pictures as PNG and SVG in figures/ beside it.
+
+    \b
+    Examples:
+      kardam report runs/liars
+      kardam report runs/none runs/middle --out runs/compared
+    """
+    # Matplotlib takes a second to load, and no other verb needs it.
+    from kardam import report
+
+    where = out or (runs[0] if len(runs) == 1 else COMPARISON)
+    click.echo(report.write(runs, where))
 
 
 def entry(command: click.Command) -> NoReturn:

@@ -7,6 +7,7 @@
     checkpoints/       models and server states, the newest few
     summary.json       the books at the end
 
+`kardam report` adds report.html and figures/.
 Never in here: what is worth writing, or when.
 """
 

@@ -27,8 +27,9 @@ workers.tasks.digits  workers.tasks.npz  workers.tasks.synthetic  workers.tasks.
 workers.tasks.task  workers.tasks.splits
 workers
 kardam.__main__
-kardam.flags  kardam.daemon  kardam.live
-kardam.scribe  kardam.server  kardam.view
+kardam.report
+kardam.flags  kardam.daemon  kardam.live  kardam.figures
+kardam.scribe  kardam.server  kardam.view  kardam.chronicle
 kardam.outcome
 kardam.plan  kardam.records
 kardam.client  kardam.recipe  kardam.checkpoint
@@ -47,7 +48,14 @@ kardam
 """
 
 SHELLS = {"kardam.client", "kardam.server", "kardam.daemon", "kardam.keys", "kardam.checkpoint"}
-SHELLS |= {"kardam.records", "kardam.scribe", "kardam.live", "kardam.flags"}
+SHELLS |= {
+    "kardam.chronicle",
+    "kardam.report",
+    "kardam.records",
+    "kardam.scribe",
+    "kardam.live",
+    "kardam.flags",
+}
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
 MAINS = {"kardam.__main__", "workers.__main__"}
 TORCH = {"workers.tasks", "workers.objective", "workers.process", "workers.nursery"}
@@ -62,9 +70,10 @@ DOORS = {
     "uvloop": MAINS,
     "click": {"kardam.live", "kardam.flags", *MAINS},
     "rich": {"kardam.view", "kardam.live", *MAINS},
+    "matplotlib": {"kardam.figures", "kardam.report"},
     "safetensors": {"kardam.checkpoint"},
     "sortedcontainers": {"kardam.growth"},
-    "tomllib": {"kardam.flags"},
+    "tomllib": {"kardam.flags", "kardam.chronicle"},
     "tomli_w": {"kardam.flags"},
     "fcntl": {"kardam.records"},
     "datetime": {"kardam.daemon", "kardam.flags"},
