@@ -24,6 +24,7 @@ from kardam.flags import (
     FromFile,
     bind_options,
     chance_options,
+    dashboard_option,
     json_option,
     plan_of,
     recipe_options,
@@ -57,6 +58,7 @@ def announce(run: daemon.Run, plan: Plan, join: bool = True) -> None:
         f" (f={recipe.f}, {recipe.filter})",
         *[f"  a worker:  kardam work {endpoint}{task}"] * join,
         f"  a look:    kardam stats {endpoint}",
+        *[f"  a page:    {run.link}"] * bool(run.link),
         f"  records:   {plan.out}",
         *[f"  goes on from {plan.checkpoint}"] * (plan.checkpoint is not None),
     ]
@@ -115,6 +117,7 @@ def cli(verbose: bool) -> None:
 @bind_options
 @record_options
 @chance_options
+@dashboard_option
 @json_option
 def serve_command(model: Path, dry_run: bool, as_json: bool, **choices: Any) -> None:
     """Serve MODEL, a safetensors file, until Ctrl-C.

@@ -233,6 +233,11 @@ class Sessions:
         """Who said hello, and is not gone."""
         return self._sessions.keys()
 
+    @property
+    def reserved(self) -> int:
+        """Bytes that peers may have on the way."""
+        return self._reserved
+
     def halt(self, reason: str) -> list[Effect]:
         """Tell everybody that it is over; workers only if the run is."""
         return [

@@ -123,7 +123,10 @@ class Stats:
         # Of the filter, when it last read anything.
         self.band = math.nan, math.nan
         self.workers: dict[WorkerId, WorkerStats] = defaultdict(WorkerStats)
-        self._staleness: Counter[int] = Counter()
+        # How many deliveries were how stale.
+        self.stale: Counter[int] = Counter()
+        # Bytes of models and gradients since this server began.
+        self.received = self.sent = 0
         self._delivered, self._updates, self._received, self._sent = Rate(), Rate(), Rate(), Rate()
 
     # --- being told ---
@@ -151,7 +154,7 @@ class Stats:
             self._updates.add(verdict.updates - self.updates, now)
             self.updates = verdict.updates
         if verdict.staleness >= 0:
-            self._staleness[verdict.staleness] += 1
+            self.stale[verdict.staleness] += 1
             row.staleness = verdict.staleness
         if not math.isnan(verdict.growth):
             row.growth = verdict.growth
@@ -167,6 +170,8 @@ class Stats:
 
     def moved(self, received: int, sent: int, now: float) -> None:
         """Bytes of models and gradients."""
+        self.received += received
+        self.sent += sent
         self._received.add(received, now)
         self._sent.add(sent, now)
 
@@ -199,10 +204,10 @@ class Stats:
         """The smallest staleness that so large a share of the deliveries do not exceed; 0 before
         any.
         """
-        wanted = share * self._staleness.total()
+        wanted = share * self.stale.total()
         seen = 0
-        for tau in sorted(self._staleness):
-            seen += self._staleness[tau]
+        for tau in sorted(self.stale):
+            seen += self.stale[tau]
             if seen >= wanted:
                 return tau
         return 0
@@ -246,7 +251,7 @@ class Stats:
             "staleness": {
                 "median": self.staleness(0.5),
                 "p95": self.staleness(0.95),
-                "max": max(self._staleness, default=0),
+                "max": max(self.stale, default=0),
             },
             "honest": _tally(self.honest),
             "byzantine": _tally(self.byzantine),
@@ -266,7 +271,7 @@ class Stats:
             "violations": self.violations,
             "tallies": [t.state() for t in (self.total, self.honest, self.byzantine)],
             "held_out": list(self.held_out),
-            "staleness": [list(pair) for pair in self._staleness.items()],
+            "staleness": [list(pair) for pair in self.stale.items()],
             "workers": [[worker, row.state()] for worker, row in self.workers.items()],
         }
 
@@ -279,7 +284,7 @@ class Stats:
         ):
             tally.restore(told)
         self.held_out = [(int(u), s, loss, accuracy) for u, s, loss, accuracy in state["held_out"]]
-        self._staleness = Counter({tau: count for tau, count in state["staleness"]})
+        self.stale = Counter({tau: count for tau, count in state["staleness"]})
         for worker, row in state["workers"]:
             self.workers[worker].restore(row)
 

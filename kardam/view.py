@@ -75,8 +75,7 @@ def _workers(books: Books) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("refused", no_wrap=True)
     table.add_column("stands out", no_wrap=True)
-    for row in books["workers"]:
-        apart = diagnosis.of_worker(row, books)
+    for row, apart in zip(books["workers"], diagnosis.of_workers(books), strict=True):
         table.add_row(
             str(row["worker"]),
             # Text: what somebody calls himself is no markup of ours.

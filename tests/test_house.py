@@ -29,7 +29,8 @@ workers
 kardam.__main__
 kardam.report
 kardam.flags  kardam.daemon  kardam.live  kardam.figures
-kardam.scribe  kardam.server  kardam.view  kardam.chronicle
+kardam.telemetry
+kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.exposition  kardam.watch
 kardam.outcome
 kardam.plan  kardam.records
 kardam.client  kardam.recipe  kardam.checkpoint
@@ -51,6 +52,7 @@ SHELLS = {"kardam.client", "kardam.server", "kardam.daemon", "kardam.keys", "kar
 SHELLS |= {
     "kardam.chronicle",
     "kardam.report",
+    "kardam.telemetry",
     "kardam.records",
     "kardam.scribe",
     "kardam.live",
@@ -63,6 +65,8 @@ TORCH |= {f"workers.tasks.{name}" for name in ("task", "trial", "digits", "npz",
 
 # Who may import it; a library that is not listed, and is not the standard library's, nobody may.
 DOORS = {
+    "aiohttp": {"kardam.telemetry"},
+    "prometheus_client": {"kardam.exposition"},
     "zmq": {"kardam.client", "kardam.server"},
     "msgpack": {"kardam.protocol"},
     "torch": TORCH,
@@ -77,12 +81,18 @@ DOORS = {
     "tomli_w": {"kardam.flags"},
     "fcntl": {"kardam.records"},
     "datetime": {"kardam.daemon", "kardam.flags"},
-    "asyncio": {"kardam.server", "kardam.daemon", "kardam.scribe", "workers.swarm", *MAINS},
-    "time": {"kardam.client", "kardam.__main__", "workers.process", "workers.nursery"},
+    "asyncio": {
+        *(f"kardam.{name}" for name in ("server", "daemon", "scribe", "telemetry")),
+        *{"workers.swarm", *MAINS},
+    },
+    "time": {
+        *(f"kardam.{name}" for name in ("client", "server", "telemetry", "__main__")),
+        *{"workers.process", "workers.nursery"},
+    },
     "random": {"kardam.client"},
     "secrets": {"kardam.daemon"},
     "threading": {"kardam.client", "workers.nursery"},
-    "socket": {"kardam.client"},
+    "socket": {"kardam.client", "kardam.daemon", "kardam.telemetry"},
     "logging": {f"kardam.{name}" for name in ("client", "server", "scribe", "daemon", "__main__")},
     "pickle": set(),
     "multiprocessing": set(),

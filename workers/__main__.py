@@ -24,6 +24,7 @@ from kardam.flags import (
     FromFile,
     bind_options,
     chance_options,
+    dashboard_option,
     file_argument,
     json_option,
     new_run,
@@ -131,6 +132,7 @@ def end_some_time(choices: dict[str, Any]) -> None:
 @bind_options
 @record_options
 @chance_options
+@dashboard_option
 @quiet_option
 @json_option
 def run_command(
@@ -175,6 +177,8 @@ async def _run(plan: Plan, members: list[Member], quiet: bool) -> Outcome:
                 hands.work(member, server.endpoint, token, PATIENCE)
             if not quiet:
                 announce(run, plan, join=False)
+            elif run.link:
+                click.echo(run.link, err=True)
             with Bar(quiet) as bar:
 
                 def look() -> str:
@@ -223,6 +227,7 @@ def _with_deaths(books: Books, hands: Swarm) -> Books:
 @bind_options
 @record_options
 @chance_options
+@dashboard_option
 @json_option
 def serve_command(
     model: Path | None, task: str | None, dry_run: bool, as_json: bool, **choices: Any
