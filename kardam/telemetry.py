@@ -17,7 +17,6 @@ from importlib.resources import files
 
 from aiohttp import web
 
-from kardam import diagnosis
 from kardam.errors import Unreachable
 from kardam.exposition import Exposition
 from kardam.messages import Verdict
@@ -110,9 +109,7 @@ class Page:
         now = self._server.now
         if now >= self._fresh_until:
             self._fresh_until = now + FRESH
-            books = self._server.books()
-            extra = {"trouble": diagnosis.of_run(books), "apart": diagnosis.of_workers(books)}
-            self._books = json.dumps({**self._watch.snapshot(books), **extra}).encode()
+            self._books = json.dumps(self._watch.snapshot(self._server.books())).encode()
         return web.Response(body=self._books, content_type="application/json")
 
     async def _get_health(self, request: web.Request) -> web.Response:

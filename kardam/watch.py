@@ -9,10 +9,14 @@ from collections import defaultdict, deque
 from collections.abc import Mapping
 from typing import Any
 
+from kardam import diagnosis
 from kardam.messages import Verdict, WorkerId
 
 # So many of the newest verdicts of a worker, and of all refusals, are remembered.
 TRACE, REFUSALS = 40, 12
+
+# More workers than these can not be read, and cost the server time to tell of.
+ROWS = 100
 
 # A course has so many points, at most.
 POINTS = 600
@@ -66,21 +70,31 @@ class Watch:
         self._course.add((*(metrics[name] for name in _COURSE), *its))
 
     def snapshot(self, books: Mapping[str, Any]) -> dict[str, Any]:
-        """The books with all of this, as plain values for JSON.
+        """The books with all of this, as plain values for JSON; of very many workers, ROWS: those
+        that are said to lie, then those that stand out.
 
-        A row's `trace` is of its newest verdicts, oldest first: ADMITTED, OUTSIDE (of the band) or
-        refused OTHERWISE, and what the filter compared. `course` has a row a moment: seconds,
-        gradients and updates a second, median and 95 % staleness, loss, held-out share.
+        A row's `apart` is what stands out, its `trace` of its newest verdicts, oldest first: what
+        became of it (ADMITTED, OUTSIDE of the band, or refused OTHERWISE), and what the filter
+        compared. `course` has a row a moment: seconds, gradients and updates a second, median and
+        95 % staleness, loss, held-out share.
         """
-        rows = [
-            {**row, "trace": [_trace(verdict) for verdict in self._traces[row["worker"]]]}
-            for row in books["workers"]
-        ]
-        refusals = [_refusal(now, verdict) for now, verdict in reversed(self._refusals)]
-        return {**books, "workers": rows, "refusals": refusals, "course": self._course.rows}
+        rows = zip(books["workers"], diagnosis.of_workers(books), strict=True)
+        shown = sorted(rows, key=lambda its: (not its[0]["byzantine"], not its[1]))[:ROWS]
+        shown.sort(key=lambda its: its[0]["worker"])
+        return {
+            **{name: its for name, its in books.items() if name != "held_out"},
+            "workers": [{**row, "apart": apart, "trace": self._trace(row)} for row, apart in shown],
+            "of_workers": len(books["workers"]),
+            "refusals": [_refusal(now, verdict) for now, verdict in reversed(self._refusals)],
+            "course": self._course.rows,
+            "trouble": diagnosis.of_run(books),
+        }
+
+    def _trace(self, row: Mapping[str, Any]) -> list[tuple[int, float | None]]:
+        return [_fate(verdict) for verdict in self._traces[row["worker"]]]
 
 
-def _trace(verdict: Verdict) -> tuple[int, float | None]:
+def _fate(verdict: Verdict) -> tuple[int, float | None]:
     inside = verdict.band_low <= verdict.reading <= verdict.band_high
     banded = not math.isnan(verdict.band_high) and not math.isnan(verdict.reading)
     kind = ADMITTED if verdict.admitted else OUTSIDE if banded and not inside else OTHERWISE

@@ -25,6 +25,7 @@ from kardam.errors import Unreachable
 from kardam.exposition import STATES
 from kardam.messages import Verdict
 from kardam.server import Server, serve
+from kardam.stats import Stats
 from kardam.telemetry import Page, opened, serving
 from kardam.watch import ADMITTED, OTHERWISE, OUTSIDE, Course, Watch
 from tests.test_run import lines, started
@@ -192,6 +193,17 @@ def test_a_course_spans_the_whole_run_in_bounded_memory(count: int) -> None:
     assert count - 1 - seconds[-1] < max(gaps, default=1)
 
 
+def row(worker: int, byzantine: bool = False) -> dict[str, object]:
+    return {"worker": worker, "byzantine": byzantine, "state": "alive", "delivered": 0}
+
+
+def test_of_very_many_workers_those_are_told_of_who_are_said_to_lie() -> None:
+    rows = [row(worker, byzantine=worker >= 997) for worker in range(1000)]
+    books = Stats(1000, 3).snapshot(0.0) | {"status": "running", "workers": rows}
+    told = [its["worker"] for its in Watch().snapshot(books)["workers"]]
+    assert told == [*range(watch.ROWS - 3), 997, 998, 999]
+
+
 def banded(admitted: bool, rule: str, reading: float) -> Verdict:
     return Verdict(3, 7, admitted, rule, 1, reading=reading, band_low=1.0, band_high=2.0)
 
@@ -214,7 +226,7 @@ def test_a_trace_says_what_became_of_a_gradient(
     told = Watch()
     for second in range(2 * watch.TRACE):
         told.record(verdict, float(second))
-    shown = told.snapshot({"workers": [{"worker": 3}]})
+    shown = told.snapshot(Stats(5, 1).snapshot(0.0) | {"status": "running", "workers": [row(3)]})
     assert shown["workers"][0]["trace"] == [expected] * watch.TRACE
     newest = [refusal["seconds"] for refusal in shown["refusals"]]
     assert newest == ([] if verdict.admitted else sorted(newest, reverse=True))

@@ -3,7 +3,7 @@
 // page as text, never as markup.
 
 const EVERY = 1000, PATIENCE = 4000;         // milliseconds: between questions, and for an answer
-const COLUMNS_MAX = 64, ROWS_MAX = 100;      // more workers than that can not be read
+const COLUMNS_MAX = 64;                      // more workers than that can not be read
 const KINDS = ["admitted", "outside", "otherwise"];
 const SECONDS = 0, GRADIENTS = 1, UPDATES = 2, MEDIAN = 3, P95 = 4, LOSS = 5, SHARE = 6;
 
@@ -105,7 +105,9 @@ function lines(id, series, top = null) {
 // A column a worker, its newest growths from left to right; on a logarithmic axis.
 function growth() {
   const box = canvas("growth"), {pen, left, right, top, bottom} = box;
-  const rows = shown(COLUMNS_MAX), {low, high} = books.band;
+  const {low, high} = books.band;
+  const rows = [...books.workers].sort((a, b) => b.byzantine - a.byzantine).slice(0, COLUMNS_MAX)
+    .sort((a, b) => a.worker - b.worker);
   const values = rows.flatMap(row => row.trace.map(t => t[1])).filter(v => v > 0);
   $("no-band").hidden = high != null;
   if (high == null || !values.length) return;
@@ -143,12 +145,6 @@ function growth() {
 
 // --- tables ---
 
-// All workers, or as many as can be read, those that are said to lie first.
-function shown(most) {
-  if (books.workers.length <= most) return books.workers;
-  return [...books.workers].sort((a, b) => b.byzantine - a.byzantine).slice(0, most);
-}
-
 function facts() {
   const {staleness, slowdown_bounds: bounds} = books;
   const whose = books.slowdown_of === "honest" ? "of honest work" : "of all work";
@@ -171,9 +167,8 @@ function facts() {
 }
 
 function workers() {
-  const apart = new Map(books.workers.map((row, at) => [row.worker, books.apart[at]]));
-  const rows = shown(ROWS_MAX).map(row => {
-    const line = element("tr"), words = apart.get(row.worker), trace = element("span", "", "trace");
+  const rows = books.workers.map(row => {
+    const line = element("tr"), words = row.apart, trace = element("span", "", "trace");
     line.classList.toggle("liar", row.byzantine);
     line.classList.toggle("refused", words.includes("refused"));
     line.classList.toggle("absent", row.state !== "alive");
@@ -192,8 +187,8 @@ function workers() {
     return line;
   });
   $("workers").tBodies[0].replaceChildren(...rows);
-  say("more", rows.length < books.workers.length
-    ? `${rows.length} of ${books.workers.length} workers, those that are said to lie first` : "");
+  say("more", rows.length < books.of_workers
+    ? `${rows.length} of ${books.of_workers} workers: who is said to lie, and who stands out, first` : "");
 }
 
 function why({value, low, high}) {
