@@ -179,7 +179,7 @@ function workers() {
     strip.append(trace);
     line.append(
       element("td", row.worker), element("td", row.label || "honest"),
-      element("td", words), strip, element("td", number(row.per_second), "number"),
+      strip, element("td", words), element("td", number(row.per_second), "number"),
       element("td", whole(row.delivered), "number"), element("td", percent(row.share), "number"),
       element("td", row.staleness < 0 ? "–" : row.staleness, "number"),
       element("td", counts(row.refused)),
