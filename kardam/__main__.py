@@ -54,8 +54,8 @@ def announce(run: daemon.Run, plan: Plan, join: bool = True) -> None:
     theirs = is_import_path(plan.task) or reads_file(plan.task, "--task")
     task = f" --task {shlex.quote(plan.task)}" if theirs else ""
     lines = [
-        f"kardam {__version__} serves {d:,} numbers to {recipe.n} workers"
-        f" (f={recipe.f}, {recipe.filter})",
+        f"kardam {__version__} serves {d:,} numbers to {recipe.n} workers, f={recipe.f}",
+        f"  filter:    {recipe.filter}",
         *[f"  a worker:  kardam work {endpoint}{task}"] * join,
         f"  a look:    kardam stats {endpoint}",
         *[f"  a page:    {run.link}"] * bool(run.link),

@@ -137,6 +137,7 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
             raise UsageError(f"--resume {plan.checkpoint}: its model is not made like this one")
         before, x = kept.state, kept.x
     sessions = house(plan.recipe, x, manifest, seed=plan.seed, task=plan.task, split=plan.split)
+    sessions.progress = lambda now: plan.until.share(sessions.stats, now)
     seconds = 0.0
     if before is not None:
         seconds = before["seconds"]
@@ -175,7 +176,7 @@ async def _dashboard(run: Run, door: socket.socket | None) -> AsyncIterator[None
         return
     from kardam.telemetry import Page, serving
 
-    run.page = Page(run.server)
+    run.page = Page(run.server, run.scribe)
     async with serving(run.page, door) as run.link:
         yield
 

@@ -14,10 +14,12 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
 
 from kardam.messages import Verdict
+from kardam.scribe import Scribe
 from kardam.sessions import Sessions
 
 STATES = ("alive", "missing", "expected", "left", "gone", "replaced", "unknown")
@@ -29,8 +31,9 @@ WEIGHTS = tuple(tenth / 10 for tenth in range(1, 11))
 class Books(Collector):
     """What is read off at a scrape."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, scribe: Scribe) -> None:
         self._sessions = sessions
+        self._scribe = scribe
         self.now = 0.0
 
     def collect(self) -> Iterator[Metric]:
@@ -57,6 +60,17 @@ class Books(Collector):
         yield GaugeMetricFamily(
             "kardam_inflight_bytes", "Bytes that workers may have on the way.", sessions.reserved
         )
+        yield SummaryMetricFamily(
+            "kardam_pull_seconds",
+            "From the question for a model to the hand-out.",
+            count_value=stats.lent,
+            sum_value=stats.waited,
+        )
+        yield GaugeMetricFamily(
+            "kardam_checkpoint_seconds",
+            "What the newest checkpoint took, in a thread of its own.",
+            self._scribe.checkpoint_seconds,
+        )
         yield GaugeMetricFamily("kardam_held_out_accuracy", "Newest, 0 to 1.", stats.accuracy)
         yield GaugeMetricFamily("kardam_held_out_loss", "Newest.", stats.loss)
 
@@ -78,9 +92,9 @@ class Books(Collector):
 class Exposition:
     """One server's metrics: those of its books, and those that have to be timed as they happen."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, scribe: Scribe) -> None:
         self._registry = CollectorRegistry()
-        self._books = Books(sessions)
+        self._books = Books(sessions, scribe)
         self._registry.register(self._books)
         self._apply = Histogram(
             "kardam_apply_seconds",

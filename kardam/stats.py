@@ -127,6 +127,8 @@ class Stats:
         self.stale: Counter[int] = Counter()
         # Bytes of models and gradients since this server began.
         self.received = self.sent = 0
+        # Models lent, and the seconds that their askers waited in all.
+        self.lent, self.waited = 0, 0.0
         self._delivered, self._updates, self._received, self._sent = Rate(), Rate(), Rate(), Rate()
 
     # --- being told ---
@@ -174,6 +176,11 @@ class Stats:
         self.sent += sent
         self._received.add(received, now)
         self._sent.add(sent, now)
+
+    def served(self, waited: float) -> None:
+        """A worker got the model that it had asked for so many seconds ago."""
+        self.lent += 1
+        self.waited += waited
 
     # --- being asked ---
 

@@ -20,6 +20,7 @@ from aiohttp import web
 from kardam.errors import Unreachable
 from kardam.exposition import Exposition
 from kardam.messages import Verdict
+from kardam.scribe import Scribe
 from kardam.server import Server
 from kardam.watch import Watch
 
@@ -66,10 +67,10 @@ class Page:
     bounds of the filter are for operators, and other users of this machine may be workers.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, scribe: Scribe) -> None:
         self._server = server
         self._watch = Watch()
-        self._exposition = Exposition(server.sessions)
+        self._exposition = Exposition(server.sessions, scribe)
         operator = server.sessions.tokens.operator
         self.key = hashlib.sha256(operator.encode()).hexdigest()[:32]
         self._books = b""

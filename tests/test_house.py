@@ -30,7 +30,8 @@ kardam.__main__
 kardam.report
 kardam.flags  kardam.daemon  kardam.live  kardam.figures
 kardam.telemetry
-kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.exposition  kardam.watch
+kardam.exposition
+kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
 kardam.outcome
 kardam.plan  kardam.records
 kardam.client  kardam.recipe  kardam.checkpoint
@@ -86,7 +87,7 @@ DOORS = {
         *{"workers.swarm", *MAINS},
     },
     "time": {
-        *(f"kardam.{name}" for name in ("client", "server", "telemetry", "__main__")),
+        *(f"kardam.{name}" for name in ("client", "server", "scribe", "telemetry", "__main__")),
         *{"workers.process", "workers.nursery"},
     },
     "random": {"kardam.client"},

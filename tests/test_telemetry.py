@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import AsyncIterator
 from importlib.resources import files
 from itertools import pairwise
@@ -24,6 +25,9 @@ from kardam import watch
 from kardam.errors import Unreachable
 from kardam.exposition import STATES
 from kardam.messages import Verdict
+from kardam.plan import Every
+from kardam.records import Records
+from kardam.scribe import Scribe
 from kardam.server import Server, serve
 from kardam.stats import Stats
 from kardam.telemetry import Page, opened, serving
@@ -59,8 +63,14 @@ class Served(NamedTuple):
 @contextlib.asynccontextmanager
 async def served() -> AsyncIterator[Served]:
     async with serve(sessions(), ANY_PORT) as server:
-        page = Page(server)
-        with opened(0) as door:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Records.create(Path(folder), "", keep=1) as records,
+            opened(0) as door,
+        ):
+            scribe = Scribe(server.sessions, records, Every(), 0.0)
+            page = Page(server, scribe)
+            await scribe.begin(server.now)
             async with serving(page, door) as link:
                 address, _, key = link.partition("#")
                 assert key == page.key
@@ -153,12 +163,13 @@ async def test_metrics_are_those_of_the_books_and_no_label_is_a_workers_choice()
         assert samples["kardam_gradient_staleness_sum",] == 2
         assert samples["kardam_apply_seconds_count",] == 3
         assert samples["kardam_dampening_sum",] == 0.5
+        assert samples["kardam_checkpoint_seconds",] > 0
         states = {sample.labels["state"] for sample in families["kardam_workers"].samples}
         assert states == set(STATES)
         assert sum(samples["kardam_workers", state] for state in STATES) == 4
         assert families.keys() >= {
             "kardam_bytes", "kardam_inflight_bytes", "kardam_event_loop_lag_seconds",
-            "kardam_last_update_timestamp_seconds",
+            "kardam_last_update_timestamp_seconds", "kardam_pull_seconds",
         }  # fmt: skip
 
 

@@ -182,8 +182,7 @@ async def _run(plan: Plan, members: list[Member], quiet: bool) -> Outcome:
             with Bar(quiet) as bar:
 
                 def look() -> str:
-                    gone = plan.until.share(server.sessions.stats, server.now)
-                    bar.show(server.books, gone, server.now)
+                    bar.show(server.books, server.now)
                     return _too_few(hands, plan.recipe.quorum, plan.recipe.n)
 
                 ending = await run.wait(look)
