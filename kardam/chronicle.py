@@ -6,7 +6,7 @@ Never in here: a picture, or a number that nobody wrote down.
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,6 +115,14 @@ def read(folder: Path) -> Chronicle:
     if not (metrics and len(journal.worker)):
         raise UsageError(f"{folder}: no gradient was judged in this run; there is nothing to show")
     return Chronicle(folder.resolve().name, experiment, books or metrics[-1], metrics, journal)
+
+
+def read_all(folders: Sequence[Path]) -> list[Chronicle]:
+    """Each of these runs once, under its directory's name, or their paths where two share one."""
+    found = {folder: read(folder) for folder in folders}
+    if len({run.name for run in found.values()}) < len(found):
+        return [replace(run, name=str(folder)) for folder, run in found.items()]
+    return list(found.values())
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -14,8 +14,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from kardam import __version__, figures
-from kardam.chronicle import Chronicle, read
-from kardam.errors import Unwritable, UsageError
+from kardam.chronicle import Chronicle, read_all
+from kardam.errors import Unwritable
 
 PAGE = "report.html"
 PICTURES = "figures"
@@ -41,9 +41,7 @@ def write(folders: Sequence[Path], out: Path) -> Path:
 
     Raises UsageError for what is no run, Unwritable where there is no place for a report.
     """
-    runs = [read(folder) for folder in folders]
-    if len({run.name for run in runs}) < len(runs):
-        raise UsageError("two of these runs have the same name: rename a directory")
+    runs = read_all(folders)
     try:
         (out / PICTURES).mkdir(parents=True, exist_ok=True)
         with figures.style():

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from kardam import report
-from kardam.chronicle import read
+from kardam.chronicle import read, read_all
 from kardam.errors import UsageError
 from kardam.live import Bar
 from kardam.messages import Verdict
@@ -137,6 +137,13 @@ def test_runs_are_compared_under_their_names(kardam: Kardam, run: Path, tmp_path
     # Without a filter there is no band to draw.
     assert drawn >= {"growth-liars.png", "verdicts-liars.png", "verdicts-plain.png"}
     assert "growth-plain.png" not in drawn
+
+
+def test_runs_that_share_a_name_are_told_apart_by_their_paths(
+    reported: Reported, run: Path
+) -> None:
+    names = [its.name for its in read_all([reported.run, run, run])]
+    assert names == [str(reported.run), str(run)]
 
 
 @pytest.mark.parametrize(
