@@ -3,7 +3,7 @@
     python -m bench.knob --out knob.json --picture knob.png
 
 Simulated clusters of 20 workers on virtual time, of whom nobody or three lie, under the default
-preset; the picture needs `pip install -e '.[bench]'`.
+preset.
 """
 
 import json

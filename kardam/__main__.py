@@ -1,4 +1,4 @@
-"""Command line to objects, for the verbs that need no torch: serve, stats.
+"""Command line to objects, for the verbs that need no torch: serve, stats, report.
 
 Only mains choose, and print. Imports are few: `kardam stats` must answer at once.
 """
@@ -25,6 +25,7 @@ from kardam.flags import (
     FromFile,
     bind_options,
     chance_options,
+    dashboard_option,
     json_option,
     plan_of,
     recipe_options,
@@ -37,6 +38,9 @@ from kardam.outcome import Outcome
 from kardam.plan import Plan
 from kardam.spec import is_import_path, reads_file
 from kardam.view import Books
+
+# Where a report on several runs goes that is not told where.
+COMPARISON = Path("comparison")
 
 # Columns, where standard output is no terminal.
 PLAIN_WIDTH = 140
@@ -52,10 +56,11 @@ def announce(run: daemon.Run, plan: Plan, join: bool = True) -> None:
     theirs = is_import_path(plan.task) or reads_file(plan.task, "--task")
     task = f" --task {shlex.quote(plan.task)}" if theirs else ""
     lines = [
-        f"kardam {__version__} serves {d:,} numbers to {recipe.n} workers"
-        f" (f={recipe.f}, {recipe.filter})",
+        f"kardam {__version__} serves {d:,} numbers to {recipe.n} workers, f={recipe.f}",
+        f"  filter:    {recipe.filter}",
         *[f"  a worker:  kardam work {endpoint}{task}"] * join,
         f"  a look:    kardam stats {endpoint}",
+        *[f"  a page:    {run.link}"] * bool(run.link),
         f"  records:   {plan.out}",
         *[f"  goes on from {plan.checkpoint}"] * (plan.checkpoint is not None),
     ]
@@ -114,6 +119,7 @@ def cli(verbose: bool) -> None:
 @bind_options
 @record_options
 @chance_options
+@dashboard_option
 @json_option
 def serve_command(model: Path, dry_run: bool, as_json: bool, **choices: Any) -> None:
     """Serve MODEL, a safetensors file, until Ctrl-C.
@@ -260,6 +266,33 @@ def export_command(path: Path, file: Path) -> None:
     manifest, x = load(source)
     save_model(file, manifest, x)
     click.echo(f"{file}: {manifest.d:,} numbers of {source}", err=True)
+
+
+# --- a run, looked at again ---
+
+
+@cli.command("report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Where to leave it.  [default: RUN; of several: comparison]",
+)
+def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Pictures and tables of a run, or of several side by side, from their directories.
+
+    One page that stands alone, report.html, and the pictures as PNG and SVG in figures/ beside it.
+
+    \b
+    Examples:
+      kardam report runs/liars
+      kardam report runs/none runs/middle --out runs/compared
+    """
+    # Matplotlib takes a second to load, and no other verb needs it.
+    from kardam import report
+
+    where = out or (runs[0] if len(runs) == 1 else COMPARISON)
+    click.echo(report.write(runs, where))
 
 
 def entry(command: click.Command) -> NoReturn:

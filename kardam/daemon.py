@@ -11,10 +11,11 @@ import os
 import platform
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from kardam.server import Server, serve
 from kardam.sessions import Sessions, Terms
 from kardam.state import State
 from kardam.stats import Stats
+
+if TYPE_CHECKING:
+    from kardam.telemetry import Page
 
 log = logging.getLogger(__name__)
 
@@ -70,18 +74,23 @@ class Run:
     ) -> None:
         self.server = server
         self.scribe = scribe
+        self.page: Page | None = None
+        # Where to look at it with a browser; empty where that was not asked for.
+        self.link = ""
         self._stats = scribe.sessions.stats
         self._until = until
         self._asked = asked
         self._wake = asyncio.Event()
         asked.add_done_callback(lambda _: self._wake.set())
 
-    def observe(self, verdict: Verdict) -> None:
+    def observe(self, verdict: Verdict, took: float) -> None:
         """Write it down, and look at once where something is due: a run of so many arrivals is not
         a few more.
         """
         now = self.server.now
         self.scribe.verdict(verdict, now)
+        if self.page is not None:
+            self.page.record(verdict, took)
         if self._stats.stalled or self._until.reached(self._stats, 0.0) or self.scribe.due(now):
             self._wake.set()
 
@@ -131,21 +140,48 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
             raise UsageError(f"--resume {plan.checkpoint}: its model is not made like this one")
         before, x = kept.state, kept.x
     sessions = house(plan.recipe, x, manifest, seed=plan.seed, task=plan.task, split=plan.split)
+    sessions.progress = lambda now: plan.until.share(sessions.stats, now)
     seconds = 0.0
     if before is not None:
         seconds = before["seconds"]
         sessions.restore(before["sessions"], seconds)
     run: Run
-    with interrupts() as asked:
+    with interrupts() as asked, _door(plan.dashboard) as door:
         async with serve(
-            sessions, plan.bind, lambda verdict: run.observe(verdict), seconds
+            sessions, plan.bind, lambda verdict, took: run.observe(verdict, took), seconds
         ) as server:
             # Who has no port leaves no directory; and no message comes before the first `await`.
             with _records(plan, before) as records, published(server):
                 records.environment(_environment(server))
                 run = Run(server, plan.until, Scribe(sessions, records, plan.every, seconds), asked)
-                await run.scribe.begin(server.now)
-                yield run
+                async with _dashboard(run, door):
+                    await run.scribe.begin(server.now)
+                    yield run
+
+
+@contextlib.contextmanager
+def _door(port: int | None) -> Iterator[socket.socket | None]:
+    """Where browsers will come, taken before anything begins. Raises Unreachable."""
+    if port is None:
+        yield None
+        return
+    # It brings a web server; who serves no page does not wait for it.
+    from kardam.telemetry import opened
+
+    with opened(port) as door:
+        yield door
+
+
+@contextlib.asynccontextmanager
+async def _dashboard(run: Run, door: socket.socket | None) -> AsyncIterator[None]:
+    if door is None:
+        yield
+        return
+    from kardam.telemetry import Page, serving
+
+    run.page = Page(run.server, run.scribe)
+    async with serving(run.page, door) as run.link:
+        yield
 
 
 def _records(plan: Plan, before: State | None) -> Records:

@@ -15,13 +15,13 @@ import numpy as np
 from kardam.aggregators import clipped_median
 from kardam.dampening import Dampening
 from kardam.errors import UsageError
-from kardam.filters import Stage
 from kardam.gathering import Buffered, Gathering, OnArrival, weighted
 from kardam.growth import Change, Evidence, History, Trace
 from kardam.lens import Exact, Lens, Step
 from kardam.messages import Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
 from kardam.optimizers import SGD, Optimizer
 from kardam.rates import Rate
+from kardam.stage import Reading, Stage
 from kardam.state import State, Stateful
 
 # One in work and one fetched ahead; it bounds the old models that are kept alive, 2n of them.
@@ -279,6 +279,8 @@ class Descent(Stateful):
     ) -> Verdict:
         """All that is known of this gradient, in one record; None refuses nothing."""
         seen = refusal if refusal is not None else Refusal(rule)
+        reading = self.filter.reading(evidence) if evidence is not None else None
+        compared = reading if reading is not None else Reading()
         version = loan.version if loan is not None else -1
         return Verdict(
             worker=gradient.worker,
@@ -291,6 +293,9 @@ class Descent(Stateful):
             version=version,
             staleness=evidence.staleness if evidence is not None else -1,
             growth=evidence.growth if evidence is not None else math.nan,
+            reading=compared.value,
+            band_low=compared.low,
+            band_high=compared.high,
             norm=evidence.norm if evidence is not None else math.nan,
             declared=gradient.declared.growth if gradient.declared is not None else math.nan,
             weight=weight,

@@ -56,17 +56,25 @@ def lost(since: Mapping[str, int]) -> str:
     return f"{count:,} of the last {sum(since.values()):,} gradients refused by {rule}: {knob}"
 
 
-def of_worker(row: Row, books: Books) -> str:
-    """How this worker differs from most; empty where it does not."""
+def of_workers(books: Books) -> list[str]:
+    """How each worker differs from most, in the order of the rows; empty where it does not."""
+    heard = [row for row in books["workers"] if row["delivered"] >= ANSWERS]
+    speed, share = (
+        statistics.median(row[what] for row in heard) if heard else 0.0
+        for what in ("per_second", "share")
+    )
+    return [_apart(row, speed, share) for row in books["workers"]]
+
+
+def _apart(row: Row, speed: float, share: float) -> str:
     if row["state"] != "alive":
         return "absent" if row["state"] in ("missing", "gone") else str(row["state"])
     if row["delivered"] < ANSWERS:
         return ""
-    peers = [other for other in books["workers"] if other["delivered"] >= ANSWERS]
     words = []
-    if (speed := statistics.median(other["per_second"] for other in peers)) > 0:
+    if speed > 0:
         slower = speed / max(row["per_second"], 1e-9)
         words += [f"slow x{min(slower, 999):.0f}"] * (slower >= APART)
-    if row["share"] * APART <= statistics.median(other["share"] for other in peers):
+    if row["share"] * APART <= share:
         words += ["refused"]
     return ", ".join(words)

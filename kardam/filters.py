@@ -15,7 +15,7 @@ from kardam.errors import UsageError
 from kardam.growth import Change, Evidence, Population, distance
 from kardam.messages import Refusal, Vector, WorkerId
 from kardam.spec import build, stages
-from kardam.stage import Chain, Slowdown, Stage
+from kardam.stage import Chain, Reading, Slowdown, Stage
 from kardam.state import State
 from kardam.throttle import Throttle
 
@@ -124,6 +124,11 @@ class Growth(Stage):
             return lie
         low, high = self.bounds()
         return None if low <= growth <= high < math.inf else Refusal("growth", growth, low, high)
+
+    def reading(self, evidence: Evidence) -> Reading | None:
+        if evidence.change is None:
+            return None
+        return Reading(self.growths.get(evidence.worker), *self.bounds())
 
     def slowdown(self) -> Slowdown | None:
         if self.c is not None:

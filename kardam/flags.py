@@ -41,6 +41,7 @@ GALLERY = Path(__file__).parent / "gallery"
 
 # Flags that say what to do with an experiment, and are no part of it.
 NOT_THE_EXPERIMENT = {"experiment", "resume", "out", "dry_run", "quiet", "as_json", "help"}
+NOT_THE_EXPERIMENT |= {"dashboard"}
 
 # What only a server needs of an experiment; where there is none, its file may say it all the same.
 OF_A_SERVER = {"bind", "insecure", "checkpoint-updates", "checkpoint-seconds", "keep"}
@@ -117,6 +118,14 @@ bind_options = options(
         help="Where to listen; port 0 is any free one.",
     ),
     click.option("--insecure", is_flag=True, help="Let --bind be an address that others reach."),
+)
+
+dashboard_option = click.option(
+    "--dashboard",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve a page to look at, /health, /ready and /metrics on this port of loopback; 0 is any"
+    " free one.",
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -350,4 +359,5 @@ def plan_of(choices: dict[str, Any], task: str) -> Plan:
         out=out,
         checkpoint=found.checkpoint if found is not None else None,
         in_place=in_place,
+        dashboard=choices.pop("dashboard"),
     )

@@ -7,49 +7,85 @@ from collections.abc import Callable
 from typing import Self
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from kardam import view
 from kardam.view import Books
 
-# Seconds of the run between lines of progress where there is no terminal.
-PLAIN_EVERY = 5.0
+# Seconds of the run between lines of progress where there is no terminal, and between pictures
+# where there is one.
+PLAIN_EVERY, PICTURE_EVERY = 5.0, 0.5
+
+# Lines of a picture that are not rows of workers.
+LINES_BESIDE = 18
+
+
+class Picture:
+    """All of the books in place, under a bar with the time that is left."""
+
+    def __init__(self, console: Console, transient: bool) -> None:
+        self._console = console
+        self._live = Live(
+            console=console, auto_refresh=False, transient=transient, vertical_overflow="crop"
+        )
+        self._bar = Progress(
+            BarColumn(30),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            auto_refresh=False,
+        )
+        self._task = self._bar.add_task("", total=1.0)
+
+    def start(self) -> None:
+        self._live.start()
+
+    def stop(self) -> None:
+        self._live.stop()
+
+    def show(self, books: Books) -> None:
+        gone = books["progress"]
+        self._bar.update(self._task, completed=gone)
+        rows = max(self._console.size.height - LINES_BESIDE, 1)
+        bar = [self._bar.get_renderable()] if gone > 0 else []
+        self._live.update(Group(*bar, view.report(books, rows)), refresh=True)
 
 
 class Bar:
-    """Progress on standard error: a live line on a terminal, else a plain one now and then."""
+    """Progress on standard error: a picture on a terminal, else a plain line now and then."""
 
     def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
         console = Console(stderr=True)
-        self._live = console.is_terminal and not quiet
-        self._bar = Progress(
-            BarColumn(20),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            disable=not self._live,
-        )
-        self._task = self._bar.add_task("", total=1.0)
-        self._plain_at = PLAIN_EVERY
+        self._quiet = quiet
+        self._picture: Picture | None = None
+        if console.is_terminal and not quiet:
+            self._picture = Picture(console, transient=True)
+        self._due = PLAIN_EVERY if self._picture is None else 0.0
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self._picture is not None:
+            self._picture.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._picture is not None:
+            self._picture.stop()
 
-    def show(self, books: Callable[[], Books], gone: float, now: float) -> None:
-        """How the run stands at this second; `gone`: how much of the way, 0 to 1."""
-        if self._live:
-            self._bar.update(self._task, completed=gone, description=view.line(books()))
-        elif not self._quiet and now >= self._plain_at:
-            self._plain_at = now + PLAIN_EVERY
-            click.echo(f"{now:5.0f} s  {view.line(books())}", err=True)
+    def show(self, books: Callable[[], Books], now: float) -> None:
+        """How the run stands at this second."""
+        if self._quiet or now < self._due:
+            return
+        if self._picture is not None:
+            self._due = now + PICTURE_EVERY
+            self._picture.show(books())
+        else:
+            self._due = now + PLAIN_EVERY
+            told = books()
+            gone = f"{100 * told['progress']:3.0f} %  " if told["progress"] > 0 else ""
+            click.echo(f"{now:5.0f} s  {gone}{view.line(told)}", err=True)
 
 
 class Board:
@@ -60,21 +96,22 @@ class Board:
     def __init__(self, as_json: bool) -> None:
         console = Console()
         self._as_json = as_json
-        self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
-        self._in_place = console.is_terminal and not as_json
+        self._picture: Picture | None = None
+        if console.is_terminal and not as_json:
+            self._picture = Picture(console, transient=False)
 
     def __enter__(self) -> Self:
-        if self._in_place:
-            self._live.start()
+        if self._picture is not None:
+            self._picture.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._in_place:
-            self._live.stop()
+        if self._picture is not None:
+            self._picture.stop()
 
     def show(self, books: Books) -> None:
-        if self._in_place:
-            self._live.update(view.report(books), refresh=True)
+        if self._picture is not None:
+            self._picture.show(books)
         elif self._as_json:
             click.echo(json.dumps(books))
         else:

@@ -98,11 +98,21 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All that is known of one judged gradient; a line of the log.
+    """All that is known of one judged gradient; a line of the journal.
 
-    `rule` is the rule that refused, `startup` for an answer that went into a start-up median, else
-    empty. `weight` is what the gradient was multiplied by before the rate (dampening times clip).
-    `updates` is the version afterwards.
+    What is not known is -1 or NaN, which the journal leaves out.
+
+    `rule`       that refused; `startup` for an answer that went into a start-up median; else empty
+    `updates`    the version afterwards
+    `version`    l, that of the model it was computed on, by the server's record
+    `staleness`  tau = t - l, in updates
+    `value`      what the refusing rule saw, outside of `low` to `high`
+    `growth`     K_p, as measured by the server; infinite without a pair to measure it from
+    `declared`   K_p, as the worker says
+    `reading`    what the filter compares of it, refused or not, with the band that was in force
+                 then, `band_low` to `band_high` (see Stage.reading)
+    `norm`       ||g||
+    `weight`     what it was multiplied by before the rate: dampening times clip; 0 if refused
     """
 
     worker: WorkerId
@@ -117,6 +127,9 @@ class Verdict:
     high: float = float("nan")
     growth: float = float("nan")
     declared: float = float("nan")
+    reading: float = float("nan")
+    band_low: float = float("nan")
+    band_high: float = float("nan")
     norm: float = float("nan")
     weight: float = 0.0
 

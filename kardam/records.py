@@ -2,11 +2,12 @@
 
     experiment.toml    every choice, resolved, with the seed: `kardam run` of it is this run again
     environment.json   host, date, versions, endpoint: outside any promise of determinism
-    journal.jsonl      one line a verdict
+    journal.jsonl      one line a verdict: its second, and the fields of `messages.Verdict`
     metrics.jsonl      how the run stood, about once a second
     checkpoints/       models and server states, the newest few
     summary.json       the books at the end
 
+`kardam report` adds report.html and figures/.
 Never in here: what is worth writing, or when.
 """
 

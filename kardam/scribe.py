@@ -8,15 +8,17 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kardam.errors import Unwritable
-from kardam.messages import Verdict
+from kardam.messages import Manifest, Model, Verdict
 from kardam.plan import Every
 from kardam.records import Records
 from kardam.sessions import Sessions
+from kardam.state import State
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +29,8 @@ MEASURE = 1.0
 class Scribe:
     """Writes as the run goes. `seconds`: how long the run has lasted when it begins.
 
-    `folder` is where; `kept` the newest checkpoint that is whole; `unwritten` says of each kind of
-    thing what could not be written last.
+    `folder` is where; `kept` the newest checkpoint that is whole, which took `checkpoint_seconds`;
+    `unwritten` says of each kind of thing what could not be written last.
     """
 
     def __init__(self, sessions: Sessions, records: Records, every: Every, seconds: float) -> None:
@@ -36,6 +38,7 @@ class Scribe:
         self.folder = records.folder
         self.kept: Path | None = None
         self.unwritten: dict[str, str] = {}
+        self.checkpoint_seconds = math.nan
         self._records = records
         self._every = every
         self._measure_at = -math.inf
@@ -110,10 +113,13 @@ class Scribe:
         self._kept_at, self._kept_updates = now, model.version
         self._kept_issues = self.sessions.tokens.issues
         manifest = self.sessions.terms.manifest
-        writing = asyncio.to_thread(
-            self._records.checkpoint, manifest, model.x, state, model.version
-        )
-        return asyncio.create_task(writing)
+        return asyncio.create_task(asyncio.to_thread(self._keep, manifest, model, state))
+
+    def _keep(self, manifest: Manifest, model: Model, state: State) -> Path:
+        began = time.perf_counter()
+        path = self._records.checkpoint(manifest, model.x, state, model.version)
+        self.checkpoint_seconds = time.perf_counter() - began
+        return path
 
     @contextlib.contextmanager
     def _saying(self, what: str) -> Iterator[None]:

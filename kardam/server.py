@@ -6,6 +6,7 @@ It moves bytes and tells the time. What is said is the sessions', what is admitt
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any
@@ -28,8 +29,8 @@ from kardam.sessions import Effect, Judge, Peer, Send, Sessions
 
 log = logging.getLogger(__name__)
 
-# Is told of every verdict.
-Observe = Callable[[Verdict], None]
+# Is told of every verdict, and of the seconds that judging and applying took.
+Observe = Callable[[Verdict, float], None]
 
 # Seconds between looks at the clock: for deadlines, and for a socket that should have woken us.
 TICK = 0.2
@@ -214,9 +215,11 @@ class Server:
                 case Send(peer=peer, message=message, body=body):
                     self._router.send(peer, encode(message, body))
                 case Judge(gradient=gradient):
+                    began = time.perf_counter()
                     verdict = self.sessions.descent.receive(gradient)
+                    took = time.perf_counter() - began
                     pending.extend(self.sessions.judged(verdict, self.now))
-                    self._observe(verdict)
+                    self._observe(verdict, took)
         if self.sessions.drained:
             self._drained.set()
 
@@ -228,7 +231,7 @@ class Server:
 async def serve(
     sessions: Sessions,
     bind: str,
-    observe: Observe = lambda verdict: None,
+    observe: Observe = lambda verdict, took: None,
     seconds: float = 0.0,
 ) -> AsyncIterator[Server]:
     """Serve for as long as the block runs: ready inside, gone after; a crash comes out of it.

@@ -6,7 +6,7 @@ socket and reads no clock; it knows the algorithm only as loans and verdicts.
 
 import json
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,13 +136,16 @@ class Sessions:
         self.tokens = tokens
         self.terms = terms
         self.draining = False
+        # How much of the way is gone at this second, 0 to 1; 0 where there is no goal.
+        self.progress: Callable[[float], float] = lambda now: 0.0
         # Whether the run ends with this server; else workers are to look for the next one.
         self._over = True
         self._sessions: dict[Peer, Session] = {}
         self._workers: dict[WorkerId, Session] = {}
         self._places = Places(descent.n, tokens.issued, now)
         self._asking: deque[Session] = deque()
-        self._waiting: dict[WorkerId, Pull] = {}
+        # Who asked for a model, and when.
+        self._waiting: dict[WorkerId, tuple[Pull, float]] = {}
         self._manifest = encode_manifest(terms.manifest)
         self._nbytes = descent.model.x.nbytes
         self._reserved = 0
@@ -233,6 +236,11 @@ class Sessions:
         """Who said hello, and is not gone."""
         return self._sessions.keys()
 
+    @property
+    def reserved(self) -> int:
+        """Bytes that peers may have on the way."""
+        return self._reserved
+
     def halt(self, reason: str) -> list[Effect]:
         """Tell everybody that it is over; workers only if the run is."""
         return [
@@ -321,7 +329,7 @@ class Sessions:
         if not self.descent.may_lend(session.worker):
             return self.violated()
         if not self.draining:
-            self._waiting[session.worker] = pull
+            self._waiting[session.worker] = pull, now
         return self._serve_waiting(now)
 
     def _serve_waiting(self, now: float) -> list[Effect]:
@@ -329,7 +337,8 @@ class Sessions:
             return []
         effects: list[Effect] = []
         for worker in [worker for worker in self._waiting if self.descent.due(worker)]:
-            pull = self._waiting.pop(worker)
+            pull, asked = self._waiting.pop(worker)
+            self.stats.served(now - asked)
             loan = self.descent.lend(worker)
             effects += self._model(self._workers[worker].peer, loan.ticket, pull.have, now)
         return effects
@@ -440,7 +449,8 @@ class Sessions:
         books = self.stats.snapshot(now)
         for row in books["workers"]:
             row["state"] = self.presence(row["worker"], now)
-        return {"status": self.status(), "version": __version__, **books}
+        known = {"status": self.status(), "version": __version__, "progress": self.progress(now)}
+        return {**known, **books}
 
     def metrics(self, now: float) -> dict[str, Any]:
         """One point of the run's time series: plain values for JSON."""

@@ -25,6 +25,16 @@ class Slowdown(NamedTuple):
     high: float
 
 
+class Reading(NamedTuple):
+    """What a rule compares of a gradient, and the band it is compared with: low <= value <= high is
+    admitted. NaN for bounds that are not known yet.
+    """
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+
 class Stage(Stateful):
     """One rule of a chain. This one admits everything as it is."""
 
@@ -44,6 +54,10 @@ class Stage(Stateful):
 
     def judge(self, evidence: Evidence) -> Refusal | None:
         """None to admit. Shown every gradient once, in order, whatever other stages say."""
+        return None
+
+    def reading(self, evidence: Evidence) -> Reading | None:
+        """For people to see, of a gradient just judged; None where the rule has no band."""
         return None
 
     def scale(self, evidence: Evidence) -> float:
@@ -82,6 +96,11 @@ class Chain(Stage):
     def judge(self, evidence: Evidence) -> Refusal | None:
         refusals = [stage.judge(evidence) for stage in self.stages]
         return next((refusal for refusal in refusals if refusal is not None), None)
+
+    def reading(self, evidence: Evidence) -> Reading | None:
+        """Of the first stage that has a band."""
+        readings = (stage.reading(evidence) for stage in self.stages)
+        return next((reading for reading in readings if reading is not None), None)
 
     def scale(self, evidence: Evidence) -> float:
         return math.prod(stage.scale(evidence) for stage in self.stages)

@@ -88,6 +88,7 @@ class WorkerStats:
         self.staleness = -1
         self.growth = math.nan
         self.weight = math.nan
+        self.reading = math.nan
 
     def state(self) -> State:
         plain = {name: getattr(self, name) for name in self._PLAIN}
@@ -119,8 +120,15 @@ class Stats:
         self._refused_since: Counter[WorkerId] = Counter()
         self.held_out: list[tuple[int, float, float, float]] = []
         self.violations = 0
+        # Of the filter, when it last read anything.
+        self.band = math.nan, math.nan
         self.workers: dict[WorkerId, WorkerStats] = defaultdict(WorkerStats)
-        self._staleness: Counter[int] = Counter()
+        # How many deliveries were how stale.
+        self.stale: Counter[int] = Counter()
+        # Bytes of models and gradients since this server began.
+        self.received = self.sent = 0
+        # Models lent, and the seconds that their askers waited in all.
+        self.lent, self.waited = 0, 0.0
         self._delivered, self._updates, self._received, self._sent = Rate(), Rate(), Rate(), Rate()
 
     # --- being told ---
@@ -148,10 +156,13 @@ class Stats:
             self._updates.add(verdict.updates - self.updates, now)
             self.updates = verdict.updates
         if verdict.staleness >= 0:
-            self._staleness[verdict.staleness] += 1
+            self.stale[verdict.staleness] += 1
             row.staleness = verdict.staleness
         if not math.isnan(verdict.growth):
             row.growth = verdict.growth
+        if not math.isnan(verdict.reading):
+            row.reading = verdict.reading
+            self.band = verdict.band_low, verdict.band_high
         if verdict.admitted:
             row.weight = verdict.weight
 
@@ -161,8 +172,15 @@ class Stats:
 
     def moved(self, received: int, sent: int, now: float) -> None:
         """Bytes of models and gradients."""
+        self.received += received
+        self.sent += sent
         self._received.add(received, now)
         self._sent.add(sent, now)
+
+    def served(self, waited: float) -> None:
+        """A worker got the model that it had asked for so many seconds ago."""
+        self.lent += 1
+        self.waited += waited
 
     # --- being asked ---
 
@@ -193,10 +211,10 @@ class Stats:
         """The smallest staleness that so large a share of the deliveries do not exceed; 0 before
         any.
         """
-        wanted = share * self._staleness.total()
+        wanted = share * self.stale.total()
         seen = 0
-        for tau in sorted(self._staleness):
-            seen += self._staleness[tau]
+        for tau in sorted(self.stale):
+            seen += self.stale[tau]
             if seen >= wanted:
                 return tau
         return 0
@@ -223,6 +241,7 @@ class Stats:
             "slowdown": _plain((self.honest if self.labelled else self.total).share),
             "slowdown_of": "honest" if self.labelled else "all",
             "slowdown_bounds": self.bounds._asdict() if self.bounds else None,
+            "band": dict(zip(("low", "high"), map(_plain, self.band), strict=True)),
             "updates": self.updates,
             "seconds": round(now, 3),
             "n": self.n,
@@ -239,7 +258,7 @@ class Stats:
             "staleness": {
                 "median": self.staleness(0.5),
                 "p95": self.staleness(0.95),
-                "max": max(self._staleness, default=0),
+                "max": max(self.stale, default=0),
             },
             "honest": _tally(self.honest),
             "byzantine": _tally(self.byzantine),
@@ -251,7 +270,7 @@ class Stats:
     # --- checkpoints ---
 
     def state(self) -> State:
-        """All counts; rates begin anew."""
+        """All counts; rates begin anew, and so do readings."""
         return {
             "updates": self.updates,
             "started": self.started,
@@ -259,7 +278,7 @@ class Stats:
             "violations": self.violations,
             "tallies": [t.state() for t in (self.total, self.honest, self.byzantine)],
             "held_out": list(self.held_out),
-            "staleness": [list(pair) for pair in self._staleness.items()],
+            "staleness": [list(pair) for pair in self.stale.items()],
             "workers": [[worker, row.state()] for worker, row in self.workers.items()],
         }
 
@@ -272,7 +291,7 @@ class Stats:
         ):
             tally.restore(told)
         self.held_out = [(int(u), s, loss, accuracy) for u, s, loss, accuracy in state["held_out"]]
-        self._staleness = Counter({tau: count for tau, count in state["staleness"]})
+        self.stale = Counter({tau: count for tau, count in state["staleness"]})
         for worker, row in state["workers"]:
             self.workers[worker].restore(row)
 
@@ -287,6 +306,7 @@ class Stats:
             "refused": dict(row.tally.refused.most_common()),
             "per_second": row.rate.per_second(now),
             "growth": _plain(row.growth),
+            "reading": _plain(row.reading),
             "staleness": row.staleness,
             "weight": _plain(row.weight),
         }

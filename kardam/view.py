@@ -26,11 +26,11 @@ def line(books: Books) -> str:
     )
 
 
-def report(books: Books) -> Group:
-    """Everything, as tables."""
+def report(books: Books, rows: int | None = None) -> Group:
+    """Everything, as tables; of the workers at most so many `rows`, who stands out first."""
     words = diagnosis.of_run(books)
     trouble = [Text(words, style="bold red")] if words else []
-    return Group(_run(books), *trouble, _workers(books))
+    return Group(_run(books), *trouble, *_workers(books, rows))
 
 
 def _run(books: Books) -> Table:
@@ -53,6 +53,8 @@ def _run(books: Books) -> Table:
         f" max {staleness['max']}",
         "slowdown": _slowdown(books),
     }
+    if (high := books["band"]["high"]) is not None:
+        rows["growth"] = f"{_number(books['band']['low'], '.3g')} to {high:.3g} is the band now"
     if books["slowdown_of"] == "honest":
         honest, byzantine = books["honest"], books["byzantine"]
         rows["honest"] = _tally(honest)
@@ -66,32 +68,39 @@ def _run(books: Books) -> Table:
     return table
 
 
-def _workers(books: Books) -> Table:
-    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
-    table.add_column("worker", justify="right")
-    table.add_column("what it is", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for name in ("a second", "delivered", "admitted", "stale", "growth"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("refused", no_wrap=True)
-    table.add_column("stands out", no_wrap=True)
-    for row in books["workers"]:
-        apart = diagnosis.of_worker(row, books)
+def _workers(books: Books, rows: int | None) -> list[Table | Text]:
+    told = list(zip(books["workers"], diagnosis.of_workers(books), strict=True))
+    if left_out := max(len(told) - rows, 0) if rows is not None else 0:
+        told.sort(key=lambda its: (not its[0]["byzantine"], not its[1]))
+        told = sorted(told[:rows], key=lambda its: its[0]["worker"])
+    table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0))
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("what it is", max_width=24)
+    table.add_column("stands out")
+    table.add_column("per s", justify="right", no_wrap=True)
+    table.add_column("admitted", justify="right", no_wrap=True)
+    table.add_column("stale", justify="right", no_wrap=True)
+    table.add_column("growth", justify="right", no_wrap=True)
+    table.add_column("refused")
+    for row, apart in told:
         table.add_row(
             str(row["worker"]),
-            # Text: what somebody calls himself is no markup of ours.
-            Text(row["label"] or "honest"),
-            row["state"],
+            _cut(row["label"] or "honest"),
+            _cut(apart),
             f"{row['per_second']:.1f}",
-            f"{row['delivered']:,}",
-            _percent(row["share"]),
+            f"{_percent(row['share'])} of {row['delivered']:,}",
             str(row["staleness"]) if row["staleness"] >= 0 else "-",
-            _number(row["growth"], ".3g"),
-            _reasons(row["refused"]),
-            apart,
+            _number(row["reading"], ".3g"),
+            _cut(_reasons(row["refused"])),
             style=_style(row, apart),
         )
-    return table
+    rest = [Text(f"and {left_out:,} more", style="dim")] if left_out else []
+    return [table, *rest]
+
+
+def _cut(words: str) -> Text:
+    """On one line, as much as there is room for. What somebody calls himself is no markup."""
+    return Text(words, no_wrap=True, overflow="ellipsis")
 
 
 def _style(row: Mapping[str, Any], apart: str) -> str:

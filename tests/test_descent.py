@@ -17,6 +17,7 @@ from kardam.messages import Declared, Gradient, Vector, Verdict
 from kardam.rates import constant as rate_of
 from kardam.recipe import PRESETS, Recipe
 from tests.strategies import any_float, vectors
+from tests.worlds import world
 
 N, F, D = 7, 2, 3
 GATHERS = ["arrival", "arrival:m=3", "buffered", "buffered:m=2", "synchronous"]
@@ -303,3 +304,17 @@ def test_an_unwritten_vector_stays_unwritten() -> None:
     answer(ours, 1, g)
     assert (lent.model.x == x).all()
     assert g.tolist() == [1, 2, 3]
+
+
+def test_every_verdict_tells_what_the_filter_compared_and_the_band_then_in_force() -> None:
+    told = world(400, byzantine=2, recipe={"preset": "middle"}).verdicts
+    read = [verdict for verdict in told if not math.isnan(verdict.band_low)]
+    assert {verdict.admitted for verdict in read} == {True, False}
+    for verdict in read:
+        inside = verdict.band_low <= verdict.reading <= verdict.band_high
+        assert inside == (verdict.admitted or verdict.rule != "growth")
+        if verdict.rule == "growth":
+            seen = verdict.value, verdict.low, verdict.high
+            assert seen == (verdict.reading, verdict.band_low, verdict.band_high)
+    # Before there is a band, nobody is held against one.
+    assert all(verdict.rule in ("startup", "unmeasured") for verdict in told[: told.index(read[0])])

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from kardam import view
-from kardam.diagnosis import KNOBS, lost, of_run, of_worker
+from kardam.diagnosis import KNOBS, lost, of_run, of_workers
 from kardam.filters import STAGES
 from kardam.messages import Verdict
 from kardam.stats import Stats
@@ -30,7 +30,7 @@ def books(status: str = "running", **changed: dict[str, Any]) -> dict[str, Any]:
 
 def test_among_workers_alike_nobody_stands_out() -> None:
     told = books()
-    assert [of_worker(row, told) for row in told["workers"]] == [""] * 5
+    assert of_workers(told) == [""] * 5
     assert of_run(told) == ""
 
 
@@ -54,7 +54,7 @@ def test_a_slow_an_absent_and_a_refused_worker_stand_out(
     told = books(worker={"per_second": 4.0, **changes})
     for row in told["workers"][1:]:
         row["per_second"] = 4.0
-    assert of_worker(told["workers"][0], told) == words
+    assert of_workers(told)[0] == words
     page = Console(width=140, record=True, file=io.StringIO())
     page.print(view.report(told))
     assert words in " ".join(page.export_text().split())

@@ -31,8 +31,11 @@ workers.tasks.digits  workers.tasks.npz  workers.tasks.synthetic  workers.tasks.
 workers.tasks.task  workers.tasks.splits
 workers
 kardam.__main__
-kardam.flags  kardam.daemon  kardam.live
-kardam.scribe  kardam.server  kardam.view
+kardam.report
+kardam.flags  kardam.daemon  kardam.live  kardam.figures
+kardam.telemetry
+kardam.exposition
+kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
 kardam.outcome
 kardam.plan  kardam.records
 kardam.client  kardam.recipe  kardam.checkpoint
@@ -51,7 +54,15 @@ kardam
 """
 
 SHELLS = {"kardam.client", "kardam.server", "kardam.daemon", "kardam.keys", "kardam.checkpoint"}
-SHELLS |= {"kardam.records", "kardam.scribe", "kardam.live", "kardam.flags"}
+SHELLS |= {
+    "kardam.chronicle",
+    "kardam.report",
+    "kardam.telemetry",
+    "kardam.records",
+    "kardam.scribe",
+    "kardam.live",
+    "kardam.flags",
+}
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
 MAINS = {"kardam.__main__", "workers.__main__"}
 TORCH = {"workers.tasks", "workers.objective", "workers.process", "workers.nursery"}
@@ -61,6 +72,8 @@ TORCH |= {f"workers.tasks.{name}" for name in ("task", "trial", "digits", "npz",
 
 # Who may import it; a library that is not listed, and is not the standard library's, nobody may.
 DOORS = {
+    "aiohttp": {"kardam.telemetry"},
+    "prometheus_client": {"kardam.exposition"},
     "zmq": {"kardam.client", "kardam.server"},
     "msgpack": {"kardam.protocol"},
     "torch": TORCH,
@@ -68,18 +81,25 @@ DOORS = {
     "uvloop": MAINS,
     "click": {"kardam.live", "kardam.flags", *MAINS},
     "rich": {"kardam.view", "kardam.live", *MAINS},
+    "matplotlib": {"kardam.figures", "kardam.report"},
     "safetensors": {"kardam.checkpoint"},
     "sortedcontainers": {"kardam.growth"},
-    "tomllib": {"kardam.flags"},
+    "tomllib": {"kardam.flags", "kardam.chronicle"},
     "tomli_w": {"kardam.flags"},
     "fcntl": {"kardam.records"},
     "datetime": {"kardam.daemon", "kardam.flags"},
-    "asyncio": {"kardam.server", "kardam.daemon", "kardam.scribe", "workers.swarm", *MAINS},
-    "time": {"kardam.client", "kardam.__main__", "workers.process", "workers.nursery"},
+    "asyncio": {
+        *(f"kardam.{name}" for name in ("server", "daemon", "scribe", "telemetry")),
+        *{"workers.swarm", *MAINS},
+    },
+    "time": {
+        *(f"kardam.{name}" for name in ("client", "server", "scribe", "telemetry", "__main__")),
+        *{"workers.process", "workers.nursery"},
+    },
     "random": {"kardam.client"},
     "secrets": {"kardam.daemon"},
     "threading": {"kardam.client", "workers.nursery"},
-    "socket": {"kardam.client"},
+    "socket": {"kardam.client", "kardam.daemon", "kardam.telemetry"},
     "logging": {f"kardam.{name}" for name in ("client", "server", "scribe", "daemon", "__main__")},
     "pickle": set(),
     "multiprocessing": set(),

@@ -114,7 +114,7 @@ async def test_a_model_of_many_chunks_travels_both_ways_to_the_bit() -> None:
 
 @on_both_loops
 async def test_a_crash_inside_comes_out_of_the_block() -> None:
-    def crash(verdict: object) -> None:
+    def crash(verdict: object, took: float) -> None:
         raise ZeroDivisionError("a bug")
 
     async def run() -> None:

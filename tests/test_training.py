@@ -71,8 +71,11 @@ def ran(sessions: Sessions, script: Script, verdicts: list[Verdict] | None = Non
     """What the script gives, a server of these sessions being there while it runs."""
     seen = verdicts if verdicts is not None else []
 
+    def observe(verdict: Verdict, _: float) -> None:
+        seen.append(verdict)
+
     async def main() -> Any:
-        async with asyncio.timeout(SECONDS), serve(sessions, ANY_PORT, seen.append) as server:
+        async with asyncio.timeout(SECONDS), serve(sessions, ANY_PORT, observe) as server:
             return await asyncio.to_thread(script, server.endpoint)
 
     return asyncio.run(main())
@@ -230,7 +233,7 @@ def test_the_block_ends_quietly_when_the_server_ends_the_run() -> None:
 
     async def main() -> Training:
         async with asyncio.timeout(SECONDS):
-            async with serve(sessions, ANY_PORT, lambda _: ends.set()) as server:
+            async with serve(sessions, ANY_PORT, lambda _, __: ends.set()) as server:
                 script = asyncio.create_task(
                     asyncio.to_thread(trains, server.endpoint, module, (), 10**4)
                 )
@@ -248,7 +251,7 @@ def test_a_server_that_is_started_again_is_told_no_growth_from_before() -> None:
     async def main() -> None:
         steps = asyncio.Event()
 
-        def seen(verdict: Verdict) -> None:
+        def seen(verdict: Verdict, _: float) -> None:
             verdicts.append(verdict)
             if len(verdicts) == 3:
                 steps.set()

@@ -33,6 +33,7 @@ from kardam.flags import (
     FromFile,
     bind_options,
     chance_options,
+    dashboard_option,
     file_argument,
     json_option,
     new_run,
@@ -140,6 +141,7 @@ def end_some_time(choices: dict[str, Any]) -> None:
 @bind_options
 @record_options
 @chance_options
+@dashboard_option
 @quiet_option
 @json_option
 def run_command(
@@ -184,11 +186,12 @@ async def _run(plan: Plan, members: list[Member], quiet: bool) -> Outcome:
                 hands.work(member, server.endpoint, token, PATIENCE)
             if not quiet:
                 announce(run, plan, join=False)
+            elif run.link:
+                click.echo(run.link, err=True)
             with Bar(quiet) as bar:
 
                 def look() -> str:
-                    gone = plan.until.share(server.sessions.stats, server.now)
-                    bar.show(server.books, gone, server.now)
+                    bar.show(server.books, server.now)
                     return _too_few(hands, plan.recipe.quorum, plan.recipe.n)
 
                 ending = await run.wait(look)
@@ -232,6 +235,7 @@ def _with_deaths(books: Books, hands: Swarm) -> Books:
 @bind_options
 @record_options
 @chance_options
+@dashboard_option
 @json_option
 def serve_command(
     model: Path | None, task: str | None, dry_run: bool, as_json: bool, **choices: Any

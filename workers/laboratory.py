@@ -59,7 +59,7 @@ class Experiment:
                 if now >= self._evaluate_at:
                     self._evaluate_at = now + EVALUATE
                     self._evaluate()
-                    bar.show(lambda: self._books("running"), self._gone(until), now)
+                    bar.show(lambda: self._books("running", until), now)
                 self._observe(verdict)
                 if (enough := ending_of(self._stats, until, self._now)) is not None:
                     ending = enough
@@ -68,7 +68,7 @@ class Experiment:
             ending = Ending("interrupted", 130)
         self._evaluate()
         self._measure()
-        books = self._books("ended")
+        books = self._books("ended", until)
         self._records.summary(books)
         return Outcome(ending, books, self._records.folder, kept=None)
 
@@ -93,12 +93,11 @@ class Experiment:
     def _status(self) -> str:
         return "running" if self._descent.filter.ready else "starting"
 
-    def _gone(self, until: Until) -> float:
-        return until.share(self._stats, self._now)
-
-    def _books(self, status: str) -> dict[str, Any]:
+    def _books(self, status: str, until: Until) -> dict[str, Any]:
         """As a server's: everybody is there, and nobody dies."""
         books = self._stats.snapshot(self._now)
         for row in books["workers"]:
             row["state"] = "alive"
-        return {"status": status, "version": __version__, **books, "deaths": {}}
+        progress = until.share(self._stats, self._now)
+        known = {"status": status, "version": __version__, "progress": progress}
+        return {**known, **books, "deaths": {}}

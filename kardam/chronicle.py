@@ -1,0 +1,151 @@
+"""A run's directory, read again: what was written of the run, as tables and arrays.
+
+Never in here: a picture, or a number that nobody wrote down.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kardam.errors import UsageError
+from kardam.records import EXPERIMENT, JOURNAL, METRICS, SUMMARY
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+_NUMBERS = ("seconds", "worker", "updates", "staleness", "reading", "band_low", "band_high")
+
+
+class Evaluation(NamedTuple):
+    """What the evaluator found of the model after so many updates."""
+
+    updates: int
+    seconds: float
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True, eq=False)
+class Journal:
+    """The verdicts in order, a column a field of `messages.Verdict`; NaN where nothing is known."""
+
+    seconds: Floats
+    worker: Ints
+    updates: Ints
+    staleness: Ints
+    reading: Floats
+    band_low: Floats
+    band_high: Floats
+    admitted: Flags
+    rule: Sequence[str]
+
+    @property
+    def refused(self) -> Sequence[str]:
+        """The rules that refused, the most frequent first."""
+        names, counts = np.unique(
+            [rule for rule, admitted in zip(self.rule, self.admitted, strict=True) if not admitted],
+            return_counts=True,
+        )
+        return [str(names[at]) for at in np.argsort(-counts, kind="stable")]
+
+
+@dataclass(frozen=True, eq=False)
+class Chronicle:
+    """One run. `books` are those of its end, or the last ones that were written before it was cut
+    off, without rows of workers then.
+    """
+
+    name: str
+    experiment: Mapping[str, Any]
+    books: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    journal: Journal
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """By time. The books keep the newest exactly; older ones are as old as the metrics say."""
+        exact = [Evaluation(*its) for its in self.books.get("held_out", []) if None not in its]
+        first = exact[0].seconds if exact else np.inf
+        before = [
+            Evaluation(row["updates"], row["seconds"], row["loss"], row["accuracy"])
+            for row in self.metrics
+            if row["seconds"] < first and None not in (row["loss"], row["accuracy"])
+        ]
+        return before + exact
+
+    @property
+    def n(self) -> int:
+        return int(self.books["n"])
+
+    def label(self, worker: int) -> str:
+        """What its owner says that it is; empty for an honest one, and where nobody wrote it."""
+        return str(self._rows.get(worker, {}).get("label") or "")
+
+    def byzantine(self, worker: int) -> bool:
+        """Whether its owner says that it lies."""
+        return bool(self._rows.get(worker, {}).get("byzantine"))
+
+    @cached_property
+    def _rows(self) -> Mapping[int, Mapping[str, Any]]:
+        return {row["worker"]: row for row in self.books.get("workers", [])}
+
+
+def read(folder: Path) -> Chronicle:
+    """The run in this directory. Raises UsageError where there is none, or none that got on."""
+    try:
+        experiment = tomllib.loads((folder / EXPERIMENT).read_text())
+        metrics = list(_lines(folder / METRICS))
+        journal = _journal(folder / JOURNAL)
+        summary = folder / SUMMARY
+        books = json.loads(summary.read_text()) if summary.is_file() else None
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename}: {error.strerror}; expected the directory of a run"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder}: not as kardam writes a run: {error}") from error
+    if not (metrics and len(journal.worker)):
+        raise UsageError(f"{folder}: no gradient was judged in this run; there is nothing to show")
+    return Chronicle(folder.resolve().name, experiment, books or metrics[-1], metrics, journal)
+
+
+def read_all(folders: Sequence[Path]) -> list[Chronicle]:
+    """Each of these runs once, under its directory's name, or their paths where two share one."""
+    found = {folder: read(folder) for folder in folders}
+    if len({run.name for run in found.values()}) < len(found):
+        return [replace(run, name=str(folder)) for folder, run in found.items()]
+    return list(found.values())
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Its objects; a last line that is cut off was never written."""
+    with path.open() as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def _journal(path: Path) -> Journal:
+    columns: dict[str, list[Any]] = {name: [] for name in (*_NUMBERS, "admitted", "rule")}
+    for verdict in _lines(path):
+        for name, column in columns.items():
+            column.append(verdict.get(name, "nan"))
+    rule = columns.pop("rule")
+    kinds: Mapping[str, type] = {
+        "worker": np.int64,
+        "updates": np.int64,
+        "staleness": np.int64,
+        "admitted": np.bool_,
+    }
+    arrays: dict[str, Any] = {
+        name: np.array(its, kinds.get(name, np.float64)) for name, its in columns.items()
+    }
+    return Journal(rule=rule, **arrays)
