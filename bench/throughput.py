@@ -1,0 +1,221 @@
+"""How many full cycles a second does the machine allow, and how many of them does kardam leave?
+
+    python -m bench.throughput
+
+A cycle: a worker process pulls the newest model of d float32 numbers, pushes a gradient that it
+had beforehand, and hears the verdict. Servers and workers are processes of their own on this
+machine; contestants take turns in short repetitions, so that what else the machine does hits them
+alike. The figures are medians, in cycles a second of all workers together; ratios are medians of
+the ratios within a turn.
+"""
+
+import os
+
+# One compute thread a process, said before numpy and torch look.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+import contextlib
+import json
+import multiprocessing
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import click
+
+from bench.wires import Wire, gradients, kardam, missing, raw, ray_actor, torch_rpc
+
+FORK = multiprocessing.get_context("fork")
+
+WHOLE = 2**62  # a chunk that every message fits
+CHUNKS = (2**20, 2**22, WHOLE)
+
+# Seconds that all are at work before and after what is measured; and cycles before that.
+WARM_SECONDS = 0.3
+WARM_CYCLES = 3
+
+# Seconds to wait for a word of a process; and for its end.
+PATIENCE = 120
+END_SECONDS = 10
+
+RAW, UPDATED, NONE, DEFAULT = "raw ZeroMQ", "raw + update", "kardam, no filter", "kardam, default"
+TORCH, RAY = "torch.distributed.rpc", "Ray actor"
+
+# Of each, above by below.
+RATIOS = ((NONE, UPDATED), (DEFAULT, UPDATED), (DEFAULT, NONE), (DEFAULT, TORCH), (DEFAULT, RAY))
+SHORT = {UPDATED: "raw+", NONE: "none", DEFAULT: "default", TORCH: "rpc", RAY: "Ray"}
+
+# The library of each peer.
+PEERS = {TORCH: "torch", RAY: "ray"}
+
+
+class Rate(NamedTuple):
+    """What the workers of one repetition did: cycles a second in all, and the share admitted."""
+
+    cycles: float
+    admitted: float
+
+
+def contestants(d: int) -> Iterator[tuple[str, Wire]]:
+    """Who takes part, by the name of the column; of several in one column the better counts."""
+    # Chunks that are not smaller than the whole are the whole.
+    sizes = [chunk for chunk in CHUNKS if chunk == WHOLE or chunk < 4 * d]
+    for chunk in sizes:
+        yield RAW, raw(chunk, update=False)
+    for chunk in sizes:
+        yield UPDATED, raw(chunk, update=True)
+    yield NONE, kardam(NONE, "none")
+    yield DEFAULT, kardam(DEFAULT, "middle")
+    for name, peer in ((TORCH, torch_rpc), (RAY, ray_actor)):
+        if not missing(PEERS[name]):
+            yield name, peer()
+
+
+def repetition(wire: Wire, d: int, workers: int, seconds: float) -> Rate:
+    """From the start of its processes to their end; counted is what happens when all are warm."""
+    with contextlib.ExitStack() as stack:
+        hear, tell = FORK.Pipe(duplex=False)
+        _start(stack, wire.serve, d, workers, tell.send)
+        where = _heard(hear, wire)
+        meeting = FORK.Barrier(workers)
+        for index in range(workers):
+            _start(stack, _work, wire, where, index, d, meeting, seconds, tell)
+        told = [Rate(*_heard(hear, wire)) for _ in range(workers)]
+    return Rate(sum(one.cycles for one in told), sum(one.admitted for one in told) / workers)
+
+
+def _start(stack: contextlib.ExitStack, target: Callable[..., None], *rest: Any) -> None:
+    process = FORK.Process(target=target, args=rest, daemon=False)
+    process.start()
+    stack.callback(_end, process)
+
+
+def _end(process: ForkProcess) -> None:
+    process.terminate()
+    process.join(END_SECONDS)
+    process.kill()
+    process.join()
+
+
+def _heard(hear: Connection, wire: Wire) -> Any:
+    if not hear.poll(PATIENCE):
+        raise click.ClickException(f"{wire.name}: nothing heard for {PATIENCE} s")
+    return hear.recv()
+
+
+def _work(
+    wire: Wire, where: Any, index: int, d: int, meeting: Barrier, seconds: float, tell: Connection
+) -> None:
+    with wire.work(where, index, d, gradients(index, d)) as cycle:
+        for _ in range(WARM_CYCLES):
+            cycle()
+        meeting.wait()
+        # What the others still load, or the server still writes, is over soon.
+        start = time.monotonic() + WARM_SECONDS
+        while time.monotonic() < start:
+            cycle()
+        begin = now = time.monotonic()
+        cycles = admitted = 0
+        while now < start + seconds:
+            admitted += cycle()
+            cycles += 1
+            now = time.monotonic()
+        rate = cycles / (now - begin)
+        # The others are to be measured with this one at work.
+        while time.monotonic() < start + seconds + WARM_SECONDS:
+            cycle()
+        tell.send((rate, admitted / cycles))
+        meeting.wait()
+
+
+def turns(
+    d: int, workers: int, seconds: float, repetitions: int
+) -> dict[str, dict[str, list[Rate]]]:
+    """The rates of every contestant, by column and by name; a repetition is everybody's turn."""
+    rates: dict[str, dict[str, list[Rate]]] = {}
+    for turn in range(repetitions):
+        wires = list(contestants(d))
+        # Nobody is always first after somebody.
+        for column, wire in wires if turn % 2 == 0 else reversed(wires):
+            mine = rates.setdefault(column, {}).setdefault(wire.name, [])
+            mine.append(repetition(wire, d, workers, seconds))
+    return rates
+
+
+def best(rates: dict[str, list[Rate]]) -> list[Rate]:
+    """Of several ways to do the same the one with the better median."""
+    return max(rates.values(), key=lambda own: median(rate.cycles for rate in own))
+
+
+def ratio(rates: dict[str, dict[str, list[Rate]]], above: str, below: str) -> float:
+    """The median over turns of one column by another."""
+    pairs = zip(best(rates[above]), best(rates[below]), strict=True)
+    return median(a.cycles / b.cycles for a, b in pairs)
+
+
+def row(rates: dict[str, dict[str, list[Rate]]], d: int, workers: int) -> dict[str, Any]:
+    """The figures of one d and one number of workers: plain values for JSON."""
+    return {
+        "d": d,
+        "workers": workers,
+        "cycles": {c: round(median(r.cycles for r in best(own)), 1) for c, own in rates.items()},
+        "ratios": {
+            f"{above} / {below}": round(ratio(rates, above, below), 3)
+            for above, below in RATIOS
+            if {above, below} <= rates.keys()
+        },
+        "all": {
+            name: [[round(value, 4) for value in rate] for rate in one]
+            for own in rates.values()
+            for name, one in own.items()
+        },
+    }
+
+
+def line(row: dict[str, Any], columns: Sequence[str]) -> str:
+    """A row of the table in Markdown."""
+    cycles = [f"{row['cycles'][c]:,.4g}" if c in row["cycles"] else "-" for c in columns]
+    ratios = [
+        f"{row['ratios'].get(f'{above} / {below}', float('nan')):.2f}" for above, below in RATIOS
+    ]
+    return f"| {row['d']:,} | {row['workers']} | {' | '.join(cycles)} | {' | '.join(ratios)} |"
+
+
+@click.command()
+@click.option("--d", "sizes", type=int, multiple=True, help="[default: 10^4, 10^5, 10^6, 10^7]")
+@click.option("--workers", "crews", type=int, multiple=True, help="[default: 2 and 8]")
+@click.option("--seconds", default=1.0, show_default=True, help="Measured in each repetition.")
+@click.option("--repetitions", default=5, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/throughput.json"))
+def main(
+    sizes: tuple[int, ...], crews: tuple[int, ...], seconds: float, repetitions: int, out: Path
+) -> None:
+    """Cycles a second over TCP: ZeroMQ alone, kardam, and peers."""
+    for name in (name for name, library in PEERS.items() if missing(library)):
+        print(f"{name} is not installed here, and left out", file=sys.stderr)
+    columns = [RAW, UPDATED, NONE, DEFAULT, *(n for n in PEERS if not missing(PEERS[n]))]
+    heads = [*columns, *(f"{SHORT[above]} / {SHORT[below]}" for above, below in RATIOS)]
+    print(f"| d | workers | {' | '.join(heads)} |")
+    print("|---" * (len(heads) + 2) + "|")
+    rows = []
+    for workers in crews or (2, 8):
+        for d in sizes or (10**4, 10**5, 10**6, 10**7):
+            # A second holds too few cycles of the largest.
+            long = seconds * (3 if d >= 10**7 else 1)
+            rows.append(row(turns(d, workers, long, repetitions), d, workers))
+            print(line(rows[-1], columns), flush=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    told = {"machine": platform.platform(), "processors": os.cpu_count(), "rows": rows}
+    out.write_text(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
