@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any, NamedTuple
 
 import click
@@ -58,10 +58,14 @@ PEERS = {TORCH: "torch", RAY: "ray"}
 
 
 class Rate(NamedTuple):
-    """What the workers of one repetition did: cycles a second in all, and the share admitted."""
+    """What the workers of one repetition did: cycles a second in all, the share admitted, and the
+    microseconds of processor time that a cycle took of the server and of the worker.
+    """
 
     cycles: float
     admitted: float
+    server_us: float
+    worker_us: float
 
 
 def contestants(d: int) -> Iterator[tuple[str, Wire]]:
@@ -83,19 +87,29 @@ def repetition(wire: Wire, d: int, workers: int, seconds: float) -> Rate:
     """From the start of its processes to their end; counted is what happens when all are warm."""
     with contextlib.ExitStack() as stack:
         hear, tell = FORK.Pipe(duplex=False)
-        _start(stack, wire.serve, d, workers, tell.send)
+        server = _start(stack, wire.serve, d, workers, tell.send)
         where = _heard(hear, wire)
         meeting = FORK.Barrier(workers)
         for index in range(workers):
-            _start(stack, _work, wire, where, index, d, meeting, seconds, tell)
-        told = [Rate(*_heard(hear, wire)) for _ in range(workers)]
-    return Rate(sum(one.cycles for one in told), sum(one.admitted for one in told) / workers)
+            _start(stack, _work, wire, where, index, d, meeting, seconds, tell, server)
+        told = [_heard(hear, wire) for _ in range(workers)]
+    cycles = sum(one["cycles"] for one in told)
+    # Each has measured the server over much the same time.
+    seconds = mean(one["seconds"] for one in told)
+    return Rate(
+        cycles / seconds,
+        sum(one["admitted"] for one in told) / cycles,
+        1e6 * mean(one["server"] for one in told) / cycles,
+        1e6 * sum(one["own"] for one in told) / cycles,
+    )
 
 
-def _start(stack: contextlib.ExitStack, target: Callable[..., None], *rest: Any) -> None:
+def _start(stack: contextlib.ExitStack, target: Callable[..., None], *rest: Any) -> int:
     process = FORK.Process(target=target, args=rest, daemon=False)
     process.start()
     stack.callback(_end, process)
+    assert process.pid is not None
+    return process.pid
 
 
 def _end(process: ForkProcess) -> None:
@@ -112,7 +126,14 @@ def _heard(hear: Connection, wire: Wire) -> Any:
 
 
 def _work(
-    wire: Wire, where: Any, index: int, d: int, meeting: Barrier, seconds: float, tell: Connection
+    wire: Wire,
+    where: Any,
+    index: int,
+    d: int,
+    meeting: Barrier,
+    seconds: float,
+    tell: Connection,
+    server: int,
 ) -> None:
     with wire.work(where, index, d, gradients(index, d)) as cycle:
         for _ in range(WARM_CYCLES):
@@ -123,17 +144,29 @@ def _work(
         while time.monotonic() < start:
             cycle()
         begin = now = time.monotonic()
+        own, others = time.process_time(), _processor_seconds(server)
         cycles = admitted = 0
         while now < start + seconds:
             admitted += cycle()
             cycles += 1
             now = time.monotonic()
-        rate = cycles / (now - begin)
+        told = {
+            "cycles": cycles,
+            "admitted": admitted,
+            "seconds": now - begin,
+            "own": time.process_time() - own,
+            "server": _processor_seconds(server) - others,
+        }
         # The others are to be measured with this one at work.
         while time.monotonic() < start + seconds + WARM_SECONDS:
             cycle()
-        tell.send((rate, admitted / cycles))
+        tell.send(told)
         meeting.wait()
+
+
+def _processor_seconds(pid: int) -> float:
+    """Of all threads of a process (Linux: the clock id of another process, CPUCLOCK_SCHED)."""
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def turns(
@@ -167,6 +200,12 @@ def row(rates: dict[str, dict[str, list[Rate]]], d: int, workers: int) -> dict[s
         "d": d,
         "workers": workers,
         "cycles": {c: round(median(r.cycles for r in best(own)), 1) for c, own in rates.items()},
+        "server_us": {
+            c: round(median(r.server_us for r in best(own)), 1) for c, own in rates.items()
+        },
+        "worker_us": {
+            c: round(median(r.worker_us for r in best(own)), 1) for c, own in rates.items()
+        },
         "ratios": {
             f"{above} / {below}": round(ratio(rates, above, below), 3)
             for above, below in RATIOS

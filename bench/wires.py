@@ -151,10 +151,12 @@ def kardam(name: str, preset: str) -> Wire:
         endpoint, tokens = where
         with Client(endpoint, "worker", token=tokens[index]) as client:
             turn = _turns(pool)
+            lease = client.pull()
 
             def cycle() -> bool:
-                lease = client.pull()
-                return client.push(Gradient(index, lease.ticket, next(turn))).admitted
+                nonlocal lease
+                judged, lease = client.exchange(Gradient(index, lease.ticket, next(turn)))
+                return judged.admitted
 
             yield cycle
 

@@ -20,6 +20,7 @@ from kardam.messages import (
     Denied,
     Enrol,
     Enrolled,
+    Gradient,
     Grant,
     Halt,
     Hello,
@@ -47,7 +48,7 @@ def large(value: float = 1.0) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
 
 def ask(town: Town, host: Host, ticket: int) -> None:
     """Ask leave for an upload, and send nothing of it."""
-    town.say(host, Push(ticket, None, None, 0.0, 1))
+    town.say(host, Push(ticket, None, None, 0.0, 1, None))
 
 
 def lease(town: Town, host: Host) -> Lease:
@@ -93,14 +94,74 @@ def test_a_version_that_the_worker_still_has_does_not_travel_again() -> None:
     assert lease(town, second).model.version == 1
 
 
-def test_a_large_gradient_is_asked_for_and_a_small_one_comes_at_once_on_credit() -> None:
-    town = Town(d=3)
+@pytest.mark.parametrize("d", [3, LARGE])
+def test_the_first_gradient_is_asked_for_and_the_next_comes_at_once_on_credit(d: int) -> None:
+    town = Town(d=d)
     worker = town.join()
-    assert town.answer(worker, ONE) is not None
+    g = np.ones(d, np.float32)
+    assert town.answer(worker, g) is not None
     assert any(isinstance(m, Grant) for m in town.sent)
     town.sent.clear()
-    assert town.answer(worker, ONE) is not None
-    assert not any(isinstance(m, Grant | Part) for m in town.sent[3:])
+    assert town.answer(worker, g) is not None
+    assert not any(isinstance(m, Grant) for m in town.sent)
+    assert town.sessions.descent.model.version == 2
+
+
+def test_credits_leave_half_of_the_budget_to_those_who_ask() -> None:
+    town = Town(n=40, d=LARGE)
+    for worker in town.everybody():
+        town.answer(worker, large())
+    credits = [m for m in town.sent if isinstance(m, Judged) and m.credit]
+    assert len(credits) == town.sessions._budget // 2 // (4 * LARGE) < 40
+
+
+@pytest.mark.parametrize("d", [3, LARGE])
+def test_a_push_that_pulls_is_served_the_model_that_its_own_gradient_moved(d: int) -> None:
+    town = Town(d=d)
+    worker = town.join()
+    got = lease(town, worker)
+    for version in (1, 2):
+        gradient = Gradient(0, got.ticket, np.ones(d, np.float32))
+        town.act(worker, worker.link.push(gradient, town.now, pull=True))
+        assert worker.last(Judged).admitted
+        got = worker.last(Lease)
+        assert got.model.version == version
+        assert got.model.x.tobytes() == town.sessions.descent.model.x.tobytes()
+    assert not any(isinstance(m, Pull) for m in town.sent[3:])
+
+
+def test_a_push_that_pulls_is_refused_and_served_all_the_same() -> None:
+    town = Town()
+    worker = town.join()
+    lease(town, worker)
+    town.act(worker, worker.link.push(Gradient(0, 77, ONE), town.now, pull=True))
+    assert worker.last(Judged).rule == "unasked"
+    assert worker.heard(Lease) == 2
+
+
+@pytest.mark.parametrize("lost", [Judged, Lent])
+def test_a_push_that_pulls_survives_a_broken_line(lost: type) -> None:
+    town = Town()
+    worker = town.join()
+    got = lease(town, worker)
+    worker.deaf = lost
+    town.act(worker, worker.link.push(Gradient(0, got.ticket, ONE), town.now, pull=True))
+    assert worker.heard(Lease) == 1
+    worker.deaf = None
+    town.reconnect(worker)
+    assert worker.last(Lease).model.version == 1
+    assert worker.heard(Judged) == 1
+    assert town.sessions.stats.total.admitted == 1
+
+
+def test_a_push_that_pulls_pulls_from_the_server_that_took_the_place_of_the_old() -> None:
+    town = Town()
+    worker = town.join()
+    got = lease(town, worker)
+    town.restart()
+    town.act(worker, worker.link.push(Gradient(0, got.ticket, ONE), town.now, pull=True))
+    assert worker.last(Judged).rule == "restarted"
+    assert worker.heard(Lease) == 2
 
 
 def test_the_worker_is_told_the_rule_and_no_number() -> None:
@@ -148,7 +209,7 @@ def test_a_body_without_a_credit_is_refused() -> None:
     town = Town()
     worker = town.join()
     got = lease(town, worker)
-    town.say(worker, Push(got.ticket, None, None, 0.0, 1), ONE.tobytes())
+    town.say(worker, Push(got.ticket, None, None, 0.0, 1, None), ONE.tobytes())
     assert town.sessions.stats.total.refused == {"ungranted": 1}
     assert town.sessions.descent.model.version == 0
 
@@ -159,7 +220,7 @@ def test_a_body_of_the_wrong_length_is_refused(size: int) -> None:
     worker = town.join()
     town.answer(worker, ONE)
     got = lease(town, worker)
-    town.say(worker, Push(got.ticket, None, None, 0.0, 1), bytes(size))
+    town.say(worker, Push(got.ticket, None, None, 0.0, 1, None), bytes(size))
     assert town.sessions.stats.total.refused == {"malformed": 1}
 
 
@@ -216,7 +277,7 @@ def test_only_an_operator_reads_the_books(role: str) -> None:
     assert town.sessions.stats.violations == 1
 
 
-@pytest.mark.parametrize("message", [Pull(-1), Push(1, None, None, 0.0, 1), Part(1, 0)])
+@pytest.mark.parametrize("message", [Pull(-1), Push(1, None, None, 0.0, 1, None), Part(1, 0)])
 def test_an_operator_gives_no_gradients(message: Pull | Push | Part) -> None:
     town = Town()
     operator = town.join("operator")
