@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import click
 
 from bench.wires import Wire, gradients, kardam, missing, raw, ray_actor, torch_rpc
+from kardam import pages
 
 FORK = multiprocessing.get_context("fork")
 
@@ -105,11 +106,16 @@ def repetition(wire: Wire, d: int, workers: int, seconds: float) -> Rate:
 
 
 def _start(stack: contextlib.ExitStack, target: Callable[..., None], *rest: Any) -> int:
-    process = FORK.Process(target=target, args=rest, daemon=False)
+    process = FORK.Process(target=_begin, args=(target, *rest))
     process.start()
     stack.callback(_end, process)
     assert process.pid is not None
     return process.pid
+
+
+def _begin(target: Callable[..., None], *rest: Any) -> None:
+    pages.keep()  # what spares one a page fault spares it everybody
+    target(*rest)
 
 
 def _end(process: ForkProcess) -> None:

@@ -43,6 +43,9 @@ TICK = 0.1
 # Between reconnections, seconds: doubling from the first to the last, and up to twice by jitter.
 BACKOFF_FIRST, BACKOFF_LAST = 0.2, 5.0
 
+# Flags as plain numbers; see kardam.server.
+NOW, READABLE, WRITABLE = int(zmq.NOBLOCK), int(zmq.POLLIN), int(zmq.POLLOUT)
+
 # Last words have this long, in milliseconds.
 LINGER_MS = 1000
 
@@ -300,10 +303,11 @@ class _Wire:
         """
         if self._socket is None and time.monotonic() >= self._open_at:
             self._open(time.monotonic())
-        if seconds > 0:
-            self._wait(seconds)
+        readable = self._wait(seconds)
         now = time.monotonic()
-        self._read(now)
+        while readable:
+            self._read(now)
+            readable = self._wait(0)
         if self._socket is not None:
             self._do(self._link.tick(now), now)
         self._flush()
@@ -320,28 +324,25 @@ class _Wire:
             self._close(LINGER_MS)
         self._context.term()
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> bool:
+        """Whether there is something to read; until there is, or room to write, or time is up."""
         if self._socket is None:
             time.sleep(max(0, min(seconds, self._open_at - time.monotonic())))
-        else:
-            self._socket.poll(
-                int(1000 * seconds), zmq.POLLIN | (zmq.POLLOUT if self._outbox else 0)
-            )
+            return False
+        asked = READABLE | WRITABLE if self._outbox else READABLE
+        return bool(self._socket.poll(int(1000 * seconds), asked) & READABLE)
 
     def _read(self, now: float) -> None:
-        while self._socket is not None:
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            try:
-                message, body = decode_down([frame.buffer for frame in frames])
-                actions = self._link.receive(message, body, now)
-            except ProtocolError as error:
-                log.warning("%s sent what is no message: %s", self._endpoint, error)
-                continue
-            self._heard, self._failures = now, 0
-            self._do(actions, now)
+        assert self._socket is not None  # it is readable
+        frames = self._socket.recv_multipart(NOW, copy=False)
+        try:
+            message, body = decode_down([frame.buffer for frame in frames])
+            actions = self._link.receive(message, body, now)
+        except ProtocolError as error:
+            log.warning("%s sent what is no message: %s", self._endpoint, error)
+            return
+        self._heard, self._failures = now, 0
+        self._do(actions, now)
 
     def _do(self, actions: list[Action], now: float) -> None:
         for action in actions:
@@ -365,7 +366,7 @@ class _Wire:
     def _flush(self) -> None:
         while self._socket is not None and self._outbox:
             try:
-                self._socket.send_multipart(self._outbox[0], zmq.NOBLOCK, copy=False)
+                self._socket.send_multipart(self._outbox[0], NOW, copy=False)
             except zmq.Again:
                 return
             self._outbox.popleft()

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from kardam import checkpoint
+from kardam import checkpoint, pages
 from kardam.errors import Stalled, Unwritable, UsageError
 from kardam.keys import Tokens, publish
 from kardam.messages import Manifest, Vector, Verdict
@@ -121,6 +121,7 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
     It starts from x_0, or goes on from the checkpoint that the plan names. Raises UsageError,
     Unwritable or Unreachable where that can not be.
     """
+    pages.keep()
     before: State | None = None
     if plan.checkpoint is not None:
         kept = checkpoint.restore(plan.checkpoint)

@@ -38,9 +38,11 @@ from kardam.messages import (
 )
 from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_manifest, vector
 
-# Seconds. Ten beats without an answer, and the line is taken for dead; a request that is not
-# answered for so long, though the server beats, is asked again.
+# Seconds. Ten beats without an answer, and the line is taken for dead; later while something is
+# asked, since then a beat may wait behind a chunk. A request that is not answered for so long,
+# though the server beats, is asked again.
 SILENT = 10.0
+SILENT_ASKED = 30.0
 FORGOTTEN = 60.0
 
 # A vector on its way takes a second more for so many bytes: a slow line, not a forgotten request.
@@ -206,7 +208,7 @@ class Link:
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed."""
-        if now - self._heard > SILENT:
+        if now - self._heard > (SILENT_ASKED if self._request else SILENT):
             self._welcomed = False
             return [Reconnect()]
         if self.terms is not None and self._request and now - self._asked > self._forgotten():

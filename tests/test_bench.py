@@ -36,7 +36,7 @@ def test_where_no_rate_reaches_the_target_the_best_is_the_most_accurate() -> Non
 
 def test_of_several_ways_to_do_the_same_the_better_is_compared_turn_by_turn() -> None:
     def rates(*cycles: float) -> list[throughput.Rate]:
-        return [throughput.Rate(one, 1.0) for one in cycles]
+        return [throughput.Rate(one, 1.0, 0.0, 0.0) for one in cycles]
 
     columns = {"raw": {"1 frame": rates(10, 20, 90), "1 MiB": rates(40, 50, 60)}}
     columns["ours"] = {"ours": rates(20, 50, 90)}

@@ -41,7 +41,7 @@ kardam.gathering.gathering  kardam.stage
 kardam.aggregators
 kardam.growth  kardam.protocol
 kardam.places
-kardam.messages  kardam.spec  kardam.state
+kardam.messages  kardam.spec  kardam.state  kardam.pages
 kardam.errors
 kardam
 """
@@ -66,6 +66,7 @@ DOORS = {
     "sortedcontainers": {"kardam.growth"},
     "tomllib": {"kardam.flags"},
     "tomli_w": {"kardam.flags"},
+    "ctypes": {"kardam.pages"},
     "fcntl": {"kardam.records"},
     "datetime": {"kardam.daemon", "kardam.flags"},
     "asyncio": {"kardam.server", "kardam.daemon", "kardam.scribe", "workers.swarm", *MAINS},

@@ -182,7 +182,15 @@ def test_what_could_command_a_terminal_is_no_label(label: str) -> None:
         decode_up(encode(Enrol(PROTOCOL, "", label, False)))
 
 
-PUSH = {"kind": "push", "ticket": 1, "growth": 1.0, "since": 0, "loss": 0.5, "examples": 32, "have": None}
+PUSH = {
+    "kind": "push",
+    "ticket": 1,
+    "growth": 1.0,
+    "since": 0,
+    "loss": 0.5,
+    "examples": 32,
+    "have": None,
+}
 
 
 @pytest.mark.parametrize(
