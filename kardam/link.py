@@ -240,7 +240,7 @@ class Link:
             case Grant():
                 return self._granted(message)
             case Judged():
-                return self._judged(message)
+                return self._judged(message, body)
             case Books():
                 self._request = None
                 return [Tell(message, body)]
@@ -264,7 +264,7 @@ class Link:
         self._asked = now
         if anew and isinstance(self._request, Push):
             # The server that lent this model is no more: nobody would know what it answers.
-            lost = Judged(self._request.ticket, False, "restarted", 0, False)
+            lost = Judged(self._request.ticket, False, "restarted", 0, False, None, 0)
             actions += self._judged(lost)
         if isinstance(self._request, Pull):
             self._request = Pull(self._have())
@@ -330,7 +330,7 @@ class Link:
         assert self.terms is not None  # a push is said after the welcome
         return self.terms.chunk
 
-    def _judged(self, judged: Judged) -> list[Action]:
+    def _judged(self, judged: Judged, body: Bytes = b"") -> list[Action]:
         self._credit = judged.credit
         if not isinstance(self._request, Push) or judged.ticket != self._request.ticket:
             return []
@@ -338,4 +338,6 @@ class Link:
         have = self._request.have
         self._request, self.state = (None, "idle") if have is None else (Pull(have), "pulling")
         self._gradient = b""
-        return [Tell(judged)]
+        if judged.lent is None:
+            return [Tell(judged)]
+        return [Tell(judged), *self._lent(Lent(judged.lent, judged.version, judged.parts), body)]

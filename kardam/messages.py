@@ -265,13 +265,18 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Admitted, or the rule that refused. `credit`: the next gradient may come without asking."""
+    """Admitted, or the rule that refused. `credit`: the next gradient may come without asking.
+
+    `lent` makes it a Lent as well, under that ticket, of this `version`; else it is null.
+    """
 
     ticket: Count
     admitted: bool
     rule: Word
     version: Count
     credit: bool
+    lent: Count | None
+    parts: Index
 
 
 @dataclass(frozen=True, slots=True)

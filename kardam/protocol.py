@@ -18,6 +18,7 @@ from kardam.messages import (
     Down,
     Enrol,
     Hello,
+    Judged,
     Lent,
     Manifest,
     Message,
@@ -60,6 +61,7 @@ class VersionMismatch(ProtocolError):
 # --- frames ---
 
 _BODY_BYTES_MAX: dict[type, int] = {
+    Judged: CHUNK_BYTES,
     Lent: CHUNK_BYTES,
     Part: CHUNK_BYTES,
     Push: CHUNK_BYTES,

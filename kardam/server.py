@@ -91,14 +91,16 @@ class Router:
 
     def look(self) -> bool:
         """Read up to BUDGET messages, write what waits; whether there is more to read."""
-        for _ in range(BUDGET):
-            # Half as dear as a receive that fails.
-            if not self._readable():
-                break
+        left = BUDGET
+        # To ask costs half of a receive that fails.
+        while (more := self._readable()) and left > 0:
             self._deliver(*self._receive())
-        for peer in list(self._backlog):
-            self._retry(peer)
-        return self._readable()
+            left -= 1
+        if self._backlog:
+            for peer in list(self._backlog):
+                self._retry(peer)
+            more = self._readable()
+        return more
 
     def _readable(self) -> bool:
         return bool(self._socket.poll(0, READABLE))

@@ -7,7 +7,7 @@ socket and reads no clock; it knows the algorithm only as loans and verdicts.
 import json
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -200,15 +200,30 @@ class Sessions:
         effects: list[Effect] = []
         session = self._workers.get(verdict.worker)
         if session is not None:
+            if session.then is not None:
+                then, session.then = session.then, None
+                effects = self._pull(session, then, now)
             # Saves the question and the waiting, for whoever delivered; one who holds a credit and
             # is slow leaves half of the budget to others.
             delivered = verdict.staleness >= 0 and not self.draining
             credit = delivered and self._reserve(session, self._budget // 2)
-            told = Judged(verdict.ticket, verdict.admitted, verdict.rule, verdict.updates, credit)
-            effects.append(Send(session.peer, told))
-            if session.then is not None:
-                then, session.then = session.then, None
-                effects += self._pull(session, then, now)
+            told = Judged(
+                ticket=verdict.ticket,
+                admitted=verdict.admitted,
+                rule=verdict.rule,
+                version=verdict.updates,
+                credit=credit,
+                lent=None,
+                parts=0,
+            )
+            body: Bytes = b""
+            match effects:
+                case [Send(peer=session.peer, message=Lent() as lent, body=body), *effects]:
+                    # One message for both, where the model need not be waited for.
+                    told = replace(told, lent=lent.ticket, parts=lent.parts)
+                case _:
+                    pass
+            effects = [Send(session.peer, told, body), *effects]
         # In rounds, others may have waited for the update that this one made.
         return effects + self._grant(now) + self._serve_waiting(now)
 

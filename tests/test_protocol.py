@@ -267,8 +267,8 @@ def test_a_manifest_knows_where_each_tensor_lies() -> None:
 
 def test_encoding_names_its_kind() -> None:
     assert msgpack.unpackb(encode(Grant(7))[0]) == {"kind": "grant", "ticket": 7}
-    assert [len(encode(m)) for m in (Pull(-1), Beat("idle"), Judged(1, True, "", 2, False))] == [
-        1
-    ] * 3
+    assert [
+        len(encode(m)) for m in (Pull(-1), Beat("idle"), Judged(1, True, "", 2, False, None, 0))
+    ] == [1] * 3
     assert isinstance(decode_up(encode(Push(1, None, None, 0.0, 1, None)))[0], Push)
     assert isinstance(decode_up(encode(Hello(PROTOCOL, "", "worker", "", "", False, ())))[0], Hello)

@@ -130,6 +130,18 @@ def test_a_push_that_pulls_is_served_the_model_that_its_own_gradient_moved(d: in
     assert not any(isinstance(m, Pull) for m in town.sent[3:])
 
 
+def test_in_rounds_a_push_that_pulls_hears_its_verdict_before_the_model_is_there() -> None:
+    town = Town(n=4, gather="synchronous")
+    workers = town.everybody()
+    leases = [lease(town, worker) for worker in workers]
+    for last, (worker, got) in enumerate(zip(workers[:3], leases, strict=False)):
+        gradient = Gradient(0, got.ticket, ONE)
+        town.act(worker, worker.link.push(gradient, town.now, pull=True))
+        assert worker.last(Judged).admitted
+        assert worker.heard(Lease) == (2 if last == 2 else 1)
+    assert [worker.last(Lease).model.version for worker in workers[:3]] == [1, 1, 1]
+
+
 def test_a_push_that_pulls_is_refused_and_served_all_the_same() -> None:
     town = Town()
     worker = town.join()
@@ -139,13 +151,13 @@ def test_a_push_that_pulls_is_refused_and_served_all_the_same() -> None:
     assert worker.heard(Lease) == 2
 
 
-@pytest.mark.parametrize("lost", [Judged, Lent])
+@pytest.mark.parametrize("lost", [Judged, Part])
 def test_a_push_that_pulls_survives_a_broken_line(lost: type) -> None:
-    town = Town()
+    town = Town(d=LARGE)
     worker = town.join()
     got = lease(town, worker)
     worker.deaf = lost
-    town.act(worker, worker.link.push(Gradient(0, got.ticket, ONE), town.now, pull=True))
+    town.act(worker, worker.link.push(Gradient(0, got.ticket, large()), town.now, pull=True))
     assert worker.heard(Lease) == 1
     worker.deaf = None
     town.reconnect(worker)
@@ -169,7 +181,7 @@ def test_the_worker_is_told_the_rule_and_no_number() -> None:
     worker = town.join()
     town.answer(worker, ONE)
     judged = town.answer(worker, ONE)
-    assert judged == Judged(judged.ticket, False, "startup", 0, True) if judged else False
+    assert judged == Judged(judged.ticket, False, "startup", 0, True, None, 0) if judged else False
 
 
 def test_what_a_worker_declares_reaches_the_books() -> None:
@@ -575,7 +587,7 @@ def test_a_restarted_server_is_noticed_by_its_epoch_and_the_answer_to_the_old_on
     got = lease(town, worker)
     town.restart()
     town.push(worker, got.ticket, ONE)
-    assert worker.last(Judged) == Judged(got.ticket, False, "restarted", 0, False)
+    assert worker.last(Judged) == Judged(got.ticket, False, "restarted", 0, False, None, 0)
     assert worker.last(Welcomed).anew
     assert town.sessions.descent.model.version == 0
     assert town.answer(worker, ONE) is not None
@@ -657,7 +669,11 @@ def test_halting_tells_everybody() -> None:
 
 ROGUE = st.one_of(
     st.builds(Pull, st.integers(-1, 3)),
-    st.builds(Push, st.integers(0, 9), st.none(), st.none(), st.just(0.0), st.just(1)),
+    st.builds(
+        Push,
+        *(st.integers(0, 9), st.none(), st.none(), st.just(0.0), st.just(1)),
+        st.none() | st.integers(-1, 3),
+    ),
     st.builds(Part, st.integers(0, 9), st.integers(0, 3)),
     st.builds(Report, st.integers(0, 3), st.just(0.0), st.just(0.0)),
     st.just(Query()),
