@@ -47,12 +47,27 @@ WARM_CYCLES = 3
 PATIENCE = 120
 END_SECONDS = 10
 
-RAW, UPDATED, NONE, DEFAULT = "raw ZeroMQ", "raw + update", "kardam, no filter", "kardam, default"
+RAW, UPDATED, RIDING = "raw ZeroMQ", "raw + update", "raw + update, one journey"
+NONE, DEFAULT = "kardam, no filter", "kardam, default"
 TORCH, RAY = "torch.distributed.rpc", "Ray actor"
 
 # Of each, above by below.
-RATIOS = ((NONE, UPDATED), (DEFAULT, UPDATED), (DEFAULT, NONE), (DEFAULT, TORCH), (DEFAULT, RAY))
-SHORT = {UPDATED: "raw+", NONE: "none", DEFAULT: "default", TORCH: "rpc", RAY: "Ray"}
+RATIOS = (
+    (NONE, UPDATED),
+    (NONE, RIDING),
+    (DEFAULT, UPDATED),
+    (DEFAULT, NONE),
+    (DEFAULT, TORCH),
+    (DEFAULT, RAY),
+)
+SHORT = {
+    UPDATED: "raw+",
+    RIDING: "raw+ one journey",
+    NONE: "none",
+    DEFAULT: "default",
+    TORCH: "rpc",
+    RAY: "Ray",
+}
 
 # The library of each peer.
 PEERS = {TORCH: "torch", RAY: "ray"}
@@ -77,6 +92,8 @@ def contestants(d: int) -> Iterator[tuple[str, Wire]]:
         yield RAW, raw(chunk, update=False)
     for chunk in sizes:
         yield UPDATED, raw(chunk, update=True)
+    for chunk in sizes:
+        yield RIDING, raw(chunk, update=True, rides=True)
     yield NONE, kardam(NONE, "none")
     yield DEFAULT, kardam(DEFAULT, "middle")
     for name, peer in ((TORCH, torch_rpc), (RAY, ray_actor)):
@@ -246,7 +263,7 @@ def main(
     """Cycles a second over TCP: ZeroMQ alone, kardam, and peers."""
     for name in (name for name, library in PEERS.items() if missing(library)):
         print(f"{name} is not installed here, and left out", file=sys.stderr)
-    columns = [RAW, UPDATED, NONE, DEFAULT, *(n for n in PEERS if not missing(PEERS[n]))]
+    columns = [RAW, UPDATED, RIDING, NONE, DEFAULT, *(n for n in PEERS if not missing(PEERS[n]))]
     heads = [*columns, *(f"{SHORT[above]} / {SHORT[below]}" for above, below in RATIOS)]
     print(f"| d | workers | {' | '.join(heads)} |")
     print("|---" * (len(heads) + 2) + "|")

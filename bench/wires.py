@@ -71,10 +71,11 @@ def gradients(index: int, d: int) -> list[Vector]:
 # --- ZeroMQ alone ---
 
 
-def raw(chunk: int, update: bool) -> Wire:
+def raw(chunk: int, update: bool, rides: bool = False) -> Wire:
     """ROUTER and DEALER, blocking, one thread a side, no headers: an empty message asks for the
     model, others are the gradient in chunks, received into its place. With `update`,
-    x <- x - gamma g for each.
+    x <- x - gamma g for each. Where the next pull `rides` on the push, as it does in kardam, the
+    answer to a gradient is the model, and a cycle one journey instead of two.
     """
 
     def serve(d: int, workers: int, ready: Callable[[Any], None]) -> None:
@@ -90,18 +91,18 @@ def raw(chunk: int, update: bool) -> Wire:
                     places[peer], received[peer] = np.empty(d, np.float32), 0
                 g, at = places[peer], received[peer]
                 came = router.recv_into(g.data.cast("B")[at:])
-                if came == 0:
+                received[peer] = (at + came) % g.nbytes
+                whole = came > 0 and received[peer] == 0
+                if whole and update:
+                    # x is on its way to others, so there is a new one; g is ours.
+                    np.multiply(g, GAMMA, out=g)
+                    x = x - g
+                if whole and not rides:
+                    router.send_multipart([peer, b"!"])
+                elif whole or came == 0:
                     for part in _parts(x, chunk):
                         router.send(peer, zmq.SNDMORE)
                         router.send(part, copy=False)
-                    continue
-                received[peer] = (at + came) % g.nbytes
-                if received[peer] == 0:
-                    if update:
-                        # x is on its way to others, so there is a new one; g is ours.
-                        np.multiply(g, GAMMA, out=g)
-                        x = x - g
-                    router.send_multipart([peer, b"!"])
 
     @contextlib.contextmanager
     def work(where: Any, index: int, d: int, pool: list[Vector]) -> Iterator[Cycle]:
@@ -111,20 +112,32 @@ def raw(chunk: int, update: bool) -> Wire:
             place = x.data.cast("B")
             turn = _turns(pool)
 
-            def cycle() -> bool:
-                dealer.send(b"")
+            def receive() -> None:
                 at = 0
                 while at < len(place):
                     at += dealer.recv_into(place[at:])
+
+            def cycle() -> bool:
+                if not rides:
+                    dealer.send(b"")
+                    receive()
                 for part in _parts(next(turn), chunk):
                     dealer.send(part, copy=False)
-                dealer.recv()
+                if rides:
+                    receive()
+                else:
+                    dealer.recv()
                 return True
+
+            if rides:
+                dealer.send(b"")
+                receive()
 
             yield cycle
 
     size = "1 frame" if chunk >= 2**40 else f"{chunk >> 20} MiB"
-    return Wire(f"raw+update, {size}" if update else f"raw, {size}", serve, work)
+    name = "raw" + "+update" * update + " riding" * rides
+    return Wire(f"{name}, {size}", serve, work)
 
 
 def _parts(v: Vector, chunk: int) -> Iterator[memoryview]:

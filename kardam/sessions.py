@@ -206,6 +206,8 @@ class Sessions:
             # Saves the question and the waiting, for whoever delivered; one who holds a credit and
             # is slow leaves half of the budget to others.
             delivered = verdict.staleness >= 0 and not self.draining
+            if not delivered:
+                self._release(session)  # what it had was for that gradient; both sides must agree
             credit = delivered and self._reserve(session, self._budget // 2)
             told = Judged(
                 ticket=verdict.ticket,

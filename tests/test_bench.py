@@ -64,6 +64,7 @@ def test_every_wire_makes_full_cycles_of_chunked_and_of_small_models() -> None:
         for wire in (
             wires.raw(2**20, update=True),
             wires.raw(throughput.WHOLE, update=False),
+            wires.raw(2**20, update=True, rides=True),
             wires.kardam("kardam", "middle"),
         ):
             rate = throughput.repetition(wire, d, workers=2, seconds=0.1)

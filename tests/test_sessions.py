@@ -107,6 +107,22 @@ def test_the_first_gradient_is_asked_for_and_the_next_comes_at_once_on_credit(d:
     assert town.sessions.descent.model.version == 2
 
 
+@pytest.mark.parametrize("d", [3, LARGE])
+def test_who_spends_a_credit_on_what_is_refused_asks_again(d: int) -> None:
+    town = Town(d=d)
+    worker = town.join()
+    g = np.ones(d, np.float32)
+    town.answer(worker, g)
+    assert worker.last(Judged).credit
+    town.push(worker, 77, g)
+    assert worker.last(Judged).rule == "unasked"
+    assert (worker.last(Judged).credit, town.sessions._reserved) == (False, 0)
+    town.sent.clear()
+    assert town.answer(worker, g) is not None
+    assert any(isinstance(m, Grant) for m in town.sent)
+    assert town.sessions.descent.model.version == 2
+
+
 def test_credits_leave_half_of_the_budget_to_those_who_ask() -> None:
     town = Town(n=40, d=LARGE)
     for worker in town.everybody():
