@@ -5,8 +5,10 @@
 A cycle: a worker process pulls the newest model of d float32 numbers, pushes a gradient that it
 had beforehand, and hears the verdict. Servers and workers are processes of their own on this
 machine; contestants take turns in short repetitions, so that what else the machine does hits them
-alike. The figures are medians, in cycles a second of all workers together; ratios are medians of
-the ratios within a turn.
+alike. The figures are medians, in cycles a second of all workers together; in brackets stands the
+processor time of a cycle, server + worker, in microseconds, kernel included, which other load
+disturbs less. Ratios are medians of the ratios within a turn: first of cycles a second, and last of
+processor time, turned so that more is better there, too.
 """
 
 import os
@@ -60,6 +62,8 @@ RATIOS = (
     (DEFAULT, TORCH),
     (DEFAULT, RAY),
 )
+# The same of processor time.
+LIGHT = ((NONE, UPDATED), (DEFAULT, UPDATED))
 SHORT = {
     UPDATED: "raw+",
     RIDING: "raw+ one journey",
@@ -234,6 +238,16 @@ def row(rates: dict[str, dict[str, list[Rate]]], d: int, workers: int) -> dict[s
             for above, below in RATIOS
             if {above, below} <= rates.keys()
         },
+        "processor ratios": {
+            f"{above} / {below}": round(
+                median(
+                    (b.server_us + b.worker_us) / (a.server_us + a.worker_us)
+                    for a, b in zip(best(rates[above]), best(rates[below]), strict=True)
+                ),
+                3,
+            )
+            for above, below in LIGHT
+        },
         "all": {
             name: [[round(value, 4) for value in rate] for rate in one]
             for own in rates.values()
@@ -244,10 +258,16 @@ def row(rates: dict[str, dict[str, list[Rate]]], d: int, workers: int) -> dict[s
 
 def line(row: dict[str, Any], columns: Sequence[str]) -> str:
     """A row of the table in Markdown."""
-    cycles = [f"{row['cycles'][c]:,.4g}" if c in row["cycles"] else "-" for c in columns]
+    cycles = [
+        f"{row['cycles'][c]:,.4g} ({row['server_us'][c]:,.0f} + {row['worker_us'][c]:,.0f})"
+        if c in row["cycles"]
+        else "-"
+        for c in columns
+    ]
     ratios = [
         f"{row['ratios'].get(f'{above} / {below}', float('nan')):.2f}" for above, below in RATIOS
     ]
+    ratios += [f"{row['processor ratios'].get(f'{a} / {b}', float('nan')):.2f}" for a, b in LIGHT]
     return f"| {row['d']:,} | {row['workers']} | {' | '.join(cycles)} | {' | '.join(ratios)} |"
 
 
@@ -265,6 +285,7 @@ def main(
         print(f"{name} is not installed here, and left out", file=sys.stderr)
     columns = [RAW, UPDATED, RIDING, NONE, DEFAULT, *(n for n in PEERS if not missing(PEERS[n]))]
     heads = [*columns, *(f"{SHORT[above]} / {SHORT[below]}" for above, below in RATIOS)]
+    heads += [f"processor, {SHORT[above]} / {SHORT[below]}" for above, below in LIGHT]
     print(f"| d | workers | {' | '.join(heads)} |")
     print("|---" * (len(heads) + 2) + "|")
     rows = []
