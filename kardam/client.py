@@ -1,13 +1,12 @@
-"""A DEALER socket around a Link, in a thread of its own, so that training cannot silence it.
+"""A DEALER socket around a Link, with blocking calls, and a thread that keeps it alive meanwhile.
 
-Blocking calls for the owner's thread; socket, heartbeats and reconnection in the other. The only
-place, with server, where zmq enters. What is said, and when, is the link's.
+Whoever waits for an answer drives the socket; while the owner computes, the keeper does, so that
+training cannot silence it. A baton says whose turn it is: no answer passes from thread to thread.
+The only place, with server, where zmq enters. What is said, and when, is the link's.
 """
 
-import contextlib
 import json
 import logging
-import queue
 import random
 import socket
 import threading
@@ -38,14 +37,14 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=News)
 
-# How often the socket's thread looks at the clock, in milliseconds.
-TICK_MS = 100
+# Seconds between two looks at the socket and the clock while the owner computes.
+TICK = 0.1
 
 # Between reconnections, seconds: doubling from the first to the last, and up to twice by jitter.
 BACKOFF_FIRST, BACKOFF_LAST = 0.2, 5.0
 
-# Seconds that a wait takes in one piece: the operating system counts no further than some years.
-AT_ONCE = 3600.0
+# Flags as plain numbers; see kardam.server.
+NOW, READABLE, WRITABLE = int(zmq.NOBLOCK), int(zmq.POLLIN), int(zmq.POLLOUT)
 
 # Last words have this long, in milliseconds.
 LINGER_MS = 1000
@@ -135,18 +134,20 @@ class Client:
         self.epoch = ""
         # Jitter needs no seed: it moves no number that a run reports.
         chance = random.Random()
-        self._backoff = lambda: 1 + chance.random()
         self._link = Link(role, token, lambda: 0.8 + 0.4 * chance.random(), label, byzantine)
-        self._news: queue.SimpleQueue[tuple[News, Bytes] | BaseException] = queue.SimpleQueue()
-        self._wishes: deque[Callable[[float], list[Action]]] = deque()
-        self._wake_out, self._wake_in = socket.socketpair()
+        self._news: deque[tuple[News, Bytes] | BaseException] = deque()
+        self._wire = _Wire(
+            self.endpoint, self._link, self._news.append, lambda: 1 + chance.random()
+        )
+        self._baton = threading.Lock()
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kardam-client", daemon=True)
+        self._keeper = threading.Thread(target=self._keep, name="kardam-client", daemon=True)
 
     # --- the owner's side ---
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._wire.begin()
+        self._keeper.start()
         try:
             self._await(Welcomed)
         except BaseException:
@@ -164,13 +165,11 @@ class Client:
 
     def close(self) -> None:
         """Say goodbye and let go; idempotent."""
-        if self._thread.is_alive():
-            self._wish(lambda now: self._link.bye())
-            self._ending.set()
-            self._wake_in.send(b"!")
-            self._thread.join()
-        self._wake_in.close()
-        self._wake_out.close()
+        self._ending.set()
+        if self._keeper.ident is not None:
+            self._keeper.join()
+            with self._baton:
+                self._wire.end()
 
     def pull(self) -> Lease:
         """The newest model."""
@@ -181,6 +180,11 @@ class Client:
         """Deliver the answer to a lease; the verdict on it."""
         self._wish(lambda now: self._link.push(gradient, now))
         return self._await(Judged)[0]
+
+    def exchange(self, gradient: Gradient) -> tuple[Judged, Lease]:
+        """`push`, and `pull` the moment after the verdict, in one journey instead of two."""
+        self._wish(lambda now: self._link.push(gradient, now, pull=True))
+        return self._await(Judged)[0], self._await(Lease)[0]
 
     def vanish(self, seconds: float) -> None:
         """Be away for so many seconds, then come back as the same: no goodbye, no heartbeats.
@@ -194,8 +198,9 @@ class Client:
         """Let so many seconds pass, infinitely many included. Raises at once what `pull` would."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            with contextlib.suppress(queue.Empty):
-                self._note(self._news.get(timeout=min(left, AT_ONCE)))
+            while self._news:
+                self._note(self._news.popleft())
+            self._turn(min(left, TICK))
 
     def query(self) -> dict[str, Any]:
         """The server's books (operators only)."""
@@ -207,15 +212,38 @@ class Client:
         self._wish(lambda now: self._link.report(version, loss, accuracy))
 
     def _wish(self, wish: Callable[[float], list[Action]]) -> None:
-        self._wishes.append(wish)
-        self._wake_in.send(b"!")
+        with self._baton:
+            self._wire.wish(wish)
 
     def _await(self, kind: type[T]) -> tuple[T, Bytes]:
         """The next news of this kind; welcomes on the way are noted, ends are raised."""
         while True:
-            news, body = self._note(self._news.get())
+            while not self._news:
+                self._turn(TICK)
+            news, body = self._note(self._news.popleft())
             if isinstance(news, kind):
                 return news, body
+
+    def _turn(self, seconds: float) -> None:
+        """Drive the wire until something comes, for so many seconds at most."""
+        if self._ending.is_set():
+            raise Halted("this client was closed")
+        with self._baton:
+            if not self._news:
+                self._wire.turn(seconds, self.patience)
+
+    def _keep(self) -> None:
+        """Drive the wire now and then while its owner computes."""
+        try:
+            while not self._ending.wait(TICK):
+                # Who holds the baton drives.
+                if self._baton.acquire(blocking=False):
+                    try:
+                        self._wire.turn(0, self.patience)
+                    finally:
+                        self._baton.release()
+        except BaseException as error:
+            self._news.append(error)
 
     def _note(self, item: tuple[News, Bytes] | BaseException) -> tuple[News, Bytes]:
         if isinstance(item, BaseException):
@@ -236,32 +264,19 @@ class Client:
                 pass
         return item
 
-    def _run(self) -> None:
-        try:
-            with zmq.Context() as context:
-                wire = _Wire(self.endpoint, self._link, context, self._news.put, self._backoff)
-                wire.run(self._wishes, self._wake_out, self._ending, self.patience)
-        except BaseException as error:
-            self._news.put(error)
-        else:
-            # Nothing comes any more: whoever waits in another thread must hear of it.
-            self._news.put(Halted("this client was closed"))
-
 
 class _Wire:
-    """The socket, and the loop of the thread that owns it."""
+    """The socket, for one thread at a time."""
 
     def __init__(
         self,
         endpoint: str,
         link: Link,
-        context: zmq.Context[zmq.Socket[bytes]],
         tell: Callable[[tuple[News, Bytes]], None],
         backoff: Callable[[], float],
     ) -> None:
         self._endpoint = endpoint
         self._link = link
-        self._context = context
         self._tell = tell
         self._backoff = backoff
         self._socket: zmq.Socket[bytes] | None = None
@@ -270,62 +285,64 @@ class _Wire:
         self._failures = 0
         self._open_at = 0.0
 
-    def run(
-        self,
-        wishes: deque[Callable[[float], list[Action]]],
-        wake: socket.socket,
-        ending: threading.Event,
-        patience: float,
-    ) -> None:
-        """Until `ending` is set; raises Unreachable when the server is silent for `patience`."""
+    def begin(self) -> None:
+        """Be ready for the first turn."""
+        self._context = zmq.Context()
         self._heard = time.monotonic()
-        try:
-            # What was wished before the end is said, though the end came within the same turn.
-            while not ending.is_set() or wishes or (self._outbox and self._socket is not None):
-                self._turn(wishes, wake)
-                if time.monotonic() - self._heard > patience:
-                    raise Unreachable(
-                        f"{self._endpoint}: nothing heard for {patience:g} s;"
-                        " is a kardam server there?"
-                    )
-        finally:
-            self._close(LINGER_MS if ending.is_set() else 0)
 
-    def _turn(self, wishes: deque[Callable[[float], list[Action]]], wake: socket.socket) -> None:
-        """Wait for something to happen, a tick at most, and deal with all that did."""
+    def wish(self, wish: Callable[[float], list[Action]]) -> None:
+        """Do what the link makes of the owner's wish."""
+        now = time.monotonic()
+        self._do(wish(now), now)
+        self._flush()
+
+    def turn(self, seconds: float, patience: float) -> None:
+        """Hear what comes within so many seconds, until something came, and see to what is due.
+
+        Raises Unreachable when the server has been silent for `patience`.
+        """
         if self._socket is None and time.monotonic() >= self._open_at:
             self._open(time.monotonic())
-        self._wait(wake)
+        readable = self._wait(seconds)
         now = time.monotonic()
-        while wishes:
-            self._do(wishes.popleft()(now), now)
-        self._read(now)
+        while readable:
+            self._read(now)
+            readable = self._wait(0)
         if self._socket is not None:
             self._do(self._link.tick(now), now)
         self._flush()
+        if now - self._heard > patience:
+            self._close(linger=0)
+            raise Unreachable(
+                f"{self._endpoint}: nothing heard for {patience:g} s; is a kardam server there?"
+            )
 
-    def _wait(self, wake: socket.socket) -> None:
-        poller = zmq.Poller()
-        poller.register(wake, zmq.POLLIN)
+    def end(self) -> None:
+        """Say goodbye where somebody listens, and let go."""
         if self._socket is not None:
-            poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if self._outbox else 0))
-        if wake.fileno() in dict(poller.poll(TICK_MS)):
-            wake.recv(4096)
+            self.wish(lambda now: self._link.bye())
+            self._close(LINGER_MS)
+        self._context.term()
+
+    def _wait(self, seconds: float) -> bool:
+        """Whether there is something to read; until there is, or room to write, or time is up."""
+        if self._socket is None:
+            time.sleep(max(0, min(seconds, self._open_at - time.monotonic())))
+            return False
+        asked = READABLE | WRITABLE if self._outbox else READABLE
+        return bool(self._socket.poll(int(1000 * seconds), asked) & READABLE)
 
     def _read(self, now: float) -> None:
-        while self._socket is not None:
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            try:
-                message, body = decode_down([frame.buffer for frame in frames])
-                actions = self._link.receive(message, body, now)
-            except ProtocolError as error:
-                log.warning("%s sent what is no message: %s", self._endpoint, error)
-                continue
-            self._heard, self._failures = now, 0
-            self._do(actions, now)
+        assert self._socket is not None  # it is readable
+        frames = self._socket.recv_multipart(NOW, copy=False)
+        try:
+            message, body = decode_down([frame.buffer for frame in frames])
+            actions = self._link.receive(message, body, now)
+        except ProtocolError as error:
+            log.warning("%s sent what is no message: %s", self._endpoint, error)
+            return
+        self._heard, self._failures = now, 0
+        self._do(actions, now)
 
     def _do(self, actions: list[Action], now: float) -> None:
         for action in actions:
@@ -349,7 +366,7 @@ class _Wire:
     def _flush(self) -> None:
         while self._socket is not None and self._outbox:
             try:
-                self._socket.send_multipart(self._outbox[0], zmq.NOBLOCK, copy=False)
+                self._socket.send_multipart(self._outbox[0], NOW, copy=False)
             except zmq.Again:
                 return
             self._outbox.popleft()

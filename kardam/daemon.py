@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kardam import checkpoint
+from kardam import checkpoint, pages
 from kardam.errors import Stalled, Unwritable, UsageError
 from kardam.keys import Tokens, publish
 from kardam.messages import Manifest, Vector, Verdict
@@ -133,6 +133,7 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
     It starts from x_0, or goes on from the checkpoint that the plan names. Raises UsageError,
     Unwritable or Unreachable where that can not be.
     """
+    pages.keep()
     before: State | None = None
     if plan.checkpoint is not None:
         kept = checkpoint.restore(plan.checkpoint)

@@ -36,11 +36,13 @@ from kardam.messages import (
     Vector,
     Welcome,
 )
-from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_manifest
+from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_manifest, vector
 
-# Seconds. Ten beats without an answer, and the line is taken for dead; a request that is not
-# answered for so long, though the server beats, is asked again.
+# Seconds. Ten beats without an answer, and the line is taken for dead; later while something is
+# asked, since then a beat may wait behind a chunk. A request that is not answered for so long,
+# though the server beats, is asked again.
 SILENT = 10.0
+SILENT_ASKED = 30.0
 FORGOTTEN = 60.0
 
 # A vector on its way takes a second more for so many bytes: a slow line, not a forgotten request.
@@ -143,10 +145,15 @@ class Link:
 
     def pull(self, now: float) -> list[Action]:
         """Ask for the newest model; a Lease will tell."""
-        return self._ask(Pull(self._model.version if self._model else -1), now, "pulling")
+        return self._ask(Pull(self._have()), now, "pulling")
 
-    def push(self, gradient: Gradient, now: float) -> list[Action]:
-        """Answer a lease; a Judged will tell."""
+    def _have(self) -> int:
+        return self._model.version if self._model is not None else -1
+
+    def push(self, gradient: Gradient, now: float, pull: bool = False) -> list[Action]:
+        """Answer a lease; a Judged will tell. With `pull` a Lease will follow, as if asked for the
+        moment after the verdict.
+        """
         declared = gradient.declared
         self._gradient = gradient.g.view(np.uint8).data
         push = Push(
@@ -155,6 +162,7 @@ class Link:
             since=declared.since if declared else None,
             loss=gradient.loss,
             examples=gradient.examples,
+            have=self._have() if pull else None,
         )
         return self._ask(push, now, "pushing")
 
@@ -183,7 +191,9 @@ class Link:
         request = self._request
         if isinstance(request, Push) and self._credit:
             self._credit = False
-            return [Say(request, self._gradient)]
+            if len(self._gradient) <= self._chunk():
+                return [Say(request, self._gradient)]
+            return [Say(request), *self._parts(request.ticket)]
         return [Say(request)] if request is not None else []
 
     # --- what happens ---
@@ -198,7 +208,7 @@ class Link:
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed."""
-        if now - self._heard > SILENT:
+        if now - self._heard > (SILENT_ASKED if self._request else SILENT):
             self._welcomed = False
             return [Reconnect()]
         if self.terms is not None and self._request and now - self._asked > self._forgotten():
@@ -224,13 +234,13 @@ class Link:
                 # While a hello is under way, its answer will do.
                 return self.connected(now) if self._welcomed else []
             case Lent():
-                return self._lent(message)
+                return self._lent(message, body)
             case Part():
                 return self._part(message, body)
             case Grant():
                 return self._granted(message)
             case Judged():
-                return self._judged(message)
+                return self._judged(message, body)
             case Books():
                 self._request = None
                 return [Tell(message, body)]
@@ -254,18 +264,22 @@ class Link:
         self._asked = now
         if anew and isinstance(self._request, Push):
             # The server that lent this model is no more: nobody would know what it answers.
-            lost = Judged(self._request.ticket, False, "restarted", 0, False)
-            return [*actions, *self._judged(lost)]
+            lost = Judged(self._request.ticket, False, "restarted", 0, False, None, 0)
+            actions += self._judged(lost)
         if isinstance(self._request, Pull):
-            self._request = Pull(self._model.version if self._model else -1)
+            self._request = Pull(self._have())
         return actions + self._say_request()
 
-    def _lent(self, lent: Lent) -> list[Action]:
+    def _lent(self, lent: Lent, body: Bytes) -> list[Action]:
         if not isinstance(self._request, Pull) or self._manifest is None:
             raise ProtocolError("a model that nobody asked for")
         if lent.parts > 0:
             self._assembly = _Assembly(lent, np.empty(self._manifest.d, np.float32))
             return []
+        if len(body):
+            if len(body) != 4 * self._manifest.d:
+                raise ProtocolError(f"{len(body)} bytes of a model of {4 * self._manifest.d}")
+            return self._received(lent, vector(body))
         if self._model is None or self._model.version != lent.version:
             raise ProtocolError(f"version {lent.version} was not sent")
         return self._leased(lent.ticket, self._model)
@@ -286,9 +300,12 @@ class Link:
         if end < len(place):
             return []
         self._assembly = None
-        assembly.buffer.flags.writeable = False
-        self._model = Model(assembly.lent.version, assembly.buffer)
-        return self._leased(assembly.lent.ticket, self._model)
+        return self._received(assembly.lent, assembly.buffer)
+
+    def _received(self, lent: Lent, x: Vector) -> list[Action]:
+        x.flags.writeable = False
+        self._model = Model(lent.version, x)
+        return self._leased(lent.ticket, self._model)
 
     def _leased(self, ticket: int, model: Model) -> list[Action]:
         self._request = None
@@ -300,19 +317,28 @@ class Link:
     def _granted(self, grant: Grant) -> list[Action]:
         if not isinstance(self._request, Push) or grant.ticket != self._request.ticket:
             return []
-        assert self.terms is not None  # a push is said after the welcome
-        chunk = self.terms.chunk
+        return self._parts(grant.ticket)
+
+    def _parts(self, ticket: int) -> list[Action]:
+        chunk = self._chunk()
         return [
-            Say(Part(grant.ticket, index), self._gradient[at : at + chunk])
+            Say(Part(ticket, index), self._gradient[at : at + chunk])
             # Who was granted leave answers: a vector of no numbers is one empty part.
             for index, at in enumerate(range(0, max(len(self._gradient), 1), chunk))
         ]
 
-    def _judged(self, judged: Judged) -> list[Action]:
+    def _chunk(self) -> int:
+        assert self.terms is not None  # a push is said after the welcome
+        return self.terms.chunk
+
+    def _judged(self, judged: Judged, body: Bytes = b"") -> list[Action]:
         self._credit = judged.credit
         if not isinstance(self._request, Push) or judged.ticket != self._request.ticket:
             return []
         self._held = [ticket for ticket in self._held if ticket > judged.ticket]
-        self._request, self._gradient = None, b""
-        self.state = "idle"
-        return [Tell(judged)]
+        have = self._request.have
+        self._request, self.state = (None, "idle") if have is None else (Pull(have), "pulling")
+        self._gradient = b""
+        if judged.lent is None:
+            return [Tell(judged)]
+        return [Tell(judged), *self._lent(Lent(judged.lent, judged.version, judged.parts), body)]

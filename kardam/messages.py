@@ -235,7 +235,9 @@ class Pull:
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """A hand-out: `parts` Part messages follow. None do where the worker has that version."""
+    """A hand-out: `parts` Part messages follow. Where none do, the body is the model, or there is
+    none, and the worker has that version.
+    """
 
     ticket: Count
     version: Count
@@ -252,10 +254,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """Asks leave to answer a hand-out. Body: the whole gradient where a credit covers it, else
-    none.
+    """Answers a hand-out, with a credit: the body is the gradient, or, where it is longer than a
+    chunk, its Part messages follow. Without one it asks leave, and there is no body.
 
-    `growth` and `since` are the declared growth, null where the worker has none to declare.
+    `growth` and `since` are the declared growth, null where the worker has none to declare. `have`
+    makes it a Pull as well, served after the verdict: with it a cycle is one exchange and not two.
     """
 
     ticket: Count
@@ -263,6 +266,7 @@ class Push:
     since: Count | None
     loss: float
     examples: Count
+    have: Annotated[int, Within(-1, 2**53)] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,13 +278,18 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Admitted, or the rule that refused. `credit`: the next gradient may come without asking."""
+    """Admitted, or the rule that refused. `credit`: the next gradient may come without asking.
+
+    `lent` makes it a Lent as well, under that ticket, of this `version`; else it is null.
+    """
 
     ticket: Count
     admitted: bool
     rule: Word
     version: Count
     credit: bool
+    lent: Count | None
+    parts: Index
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ socket and reads no clock; it knows the algorithm only as loans and verdicts.
 import json
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ from kardam.messages import (
     WorkerId,
 )
 from kardam.places import VACANT, Places
-from kardam.protocol import CHUNK_BYTES, Bytes, encode_manifest
+from kardam.protocol import CHUNK_BYTES, Bytes, encode_manifest, vector
 from kardam.state import State
 from kardam.stats import Stats
 
@@ -119,6 +119,8 @@ class Session:
     heard: float
     state: Activity = "idle"
     upload: Upload | None = None
+    # To be served once its gradient is judged.
+    then: Pull | None = None
     # Bytes that it may send at any moment without another word from us: a credit, or a grant.
     reserved: int = 0
 
@@ -201,11 +203,32 @@ class Sessions:
         effects: list[Effect] = []
         session = self._workers.get(verdict.worker)
         if session is not None:
-            # One message saves the question, and the waiting, where the gradient is one itself.
-            small = self._nbytes <= CHUNK_BYTES and not self.draining
-            credit = small and self._reserve(session, self._budget // 2)
-            told = Judged(verdict.ticket, verdict.admitted, verdict.rule, verdict.updates, credit)
-            effects.append(Send(session.peer, told))
+            if session.then is not None:
+                then, session.then = session.then, None
+                effects = self._pull(session, then, now)
+            # Saves the question and the waiting, for whoever delivered; one who holds a credit and
+            # is slow leaves half of the budget to others.
+            delivered = verdict.staleness >= 0 and not self.draining
+            if not delivered:
+                self._release(session)  # what it had was for that gradient; both sides must agree
+            credit = delivered and self._reserve(session, self._budget // 2)
+            told = Judged(
+                ticket=verdict.ticket,
+                admitted=verdict.admitted,
+                rule=verdict.rule,
+                version=verdict.updates,
+                credit=credit,
+                lent=None,
+                parts=0,
+            )
+            body: Bytes = b""
+            match effects:
+                case [Send(peer=session.peer, message=Lent() as lent, body=body), *effects]:
+                    # One message for both, where the model need not be waited for.
+                    told = replace(told, lent=lent.ticket, parts=lent.parts)
+                case _:
+                    pass
+            effects = [Send(session.peer, told, body), *effects]
         # In rounds, others may have waited for the update that this one made.
         return effects + self._grant(now) + self._serve_waiting(now)
 
@@ -348,6 +371,9 @@ class Sessions:
         if have == model.version:
             return [Send(peer, Lent(ticket, model.version, 0))]
         body = model.x.data.cast("B")
+        if len(body) <= CHUNK_BYTES:
+            self.stats.moved(0, len(body), now)
+            return [Send(peer, Lent(ticket, model.version, 0), body)]
         parts = [body[at : at + CHUNK_BYTES] for at in range(0, len(body), CHUNK_BYTES)]
         self.stats.moved(0, len(body), now)
         return [
@@ -362,10 +388,14 @@ class Sessions:
             return []  # too late to be under way; what it is told next is that the run is over
         if session.upload is not None:
             return self.violated()
+        session.then = Pull(push.have) if push.have is not None else None
         if self.descent.lent(session.worker, push.ticket) is None:
             return self._refuse(session, push.ticket, "unasked", now)
         if not len(body):
             session.upload = Upload(push)
+            if session.reserved:
+                self._open(session.upload, now)
+                return []
             self._asking.append(session)
             return self._grant(now)
         if not session.reserved:
@@ -374,7 +404,7 @@ class Sessions:
         if len(body) != self._nbytes:
             return self._refuse(session, push.ticket, "malformed", now)
         self.stats.moved(len(body), 0, now)
-        return [Judge(_gradient(session.worker, push, np.frombuffer(body, np.float32).copy()))]
+        return [Judge(_gradient(session.worker, push, vector(body)))]
 
     def _grant(self, now: float) -> list[Effect]:
         """Give leave to whoever asked first, while the budget lasts."""
@@ -386,10 +416,13 @@ class Sessions:
             self._asking.popleft()
             upload = session.upload
             assert upload is not None  # who asks has an upload, and leaves the queue with it
-            upload.buffer = np.empty(self.descent.model.x.shape, np.float32)
-            upload.deadline = now + UPLOAD_SECONDS
+            self._open(upload, now)
             effects.append(Send(session.peer, Grant(upload.push.ticket)))
         return effects
+
+    def _open(self, upload: Upload, now: float) -> None:
+        upload.buffer = np.empty(self.descent.model.x.shape, np.float32)
+        upload.deadline = now + UPLOAD_SECONDS
 
     def _part(self, session: Session, part: Part, body: Bytes, now: float) -> list[Effect]:
         upload = session.upload

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from bench import dampening, knob
+from bench import dampening, knob, throughput, wires
 from kardam.filters import Growth
+from kardam.messages import Gradient
 
 
 @pytest.mark.parametrize(("n", "f"), [(4, 1), (10, 3), (20, 3), (20, 6)])
@@ -31,3 +32,41 @@ def test_where_no_rate_reaches_the_target_the_best_is_the_most_accurate() -> Non
     low, high = one(0.1, math.inf, 0.7), one(0.4, math.inf, 0.8)
     assert dampening.best([low, high]) == [high]
     assert dampening.cell([high]) == "0.800 (0.800-0.800), never"
+
+
+def test_of_several_ways_to_do_the_same_the_better_is_compared_turn_by_turn() -> None:
+    def rates(*cycles: float) -> list[throughput.Rate]:
+        return [throughput.Rate(one, 1.0, 0.0, 0.0) for one in cycles]
+
+    columns = {"raw": {"1 frame": rates(10, 20, 90), "1 MiB": rates(40, 50, 60)}}
+    columns["ours"] = {"ours": rates(20, 50, 90)}
+    assert throughput.ratio(columns, "ours", "raw") == 1.0  # of 0.5, 1 and 1.5
+
+
+@pytest.mark.parametrize(("preset", "stages"), [("none", 0), ("middle", 2)])
+def test_the_filter_of_the_benchmark_is_ready_and_refuses_none_of_its_workers(
+    preset: str, stages: int
+) -> None:
+    descent = wires.primed(d=1000, workers=2, preset=preset).descent
+    assert len(descent.filter.stages) == stages  # type: ignore[attr-defined]  # a Chain
+    pools = [wires.gradients(worker, 1000) for worker in range(2)]
+    for turn in range(20):
+        worker = turn % 2
+        loan = descent.lend(worker)
+        g = pools[worker][turn // 2 % 2]
+        assert descent.receive(Gradient(worker, loan.ticket, g)).admitted
+    assert descent.model.version >= 20
+
+
+@pytest.mark.slow
+def test_every_wire_makes_full_cycles_of_chunked_and_of_small_models() -> None:
+    for d in (100, 300_000):
+        for wire in (
+            wires.raw(2**20, update=True),
+            wires.raw(throughput.WHOLE, update=False),
+            wires.raw(2**20, update=True, rides=True),
+            wires.kardam("kardam", "middle"),
+        ):
+            rate = throughput.repetition(wire, d, workers=2, seconds=0.1)
+            assert rate.cycles > 0
+            assert rate.admitted == 1.0

@@ -48,7 +48,7 @@ kardam.gathering.gathering  kardam.stage
 kardam.aggregators  kardam.lens
 kardam.growth  kardam.protocol
 kardam.places
-kardam.messages  kardam.spec  kardam.state
+kardam.messages  kardam.spec  kardam.state  kardam.pages
 kardam.errors
 kardam
 """
@@ -86,6 +86,7 @@ DOORS = {
     "sortedcontainers": {"kardam.growth"},
     "tomllib": {"kardam.flags", "kardam.chronicle"},
     "tomli_w": {"kardam.flags"},
+    "ctypes": {"kardam.pages"},
     "fcntl": {"kardam.records"},
     "datetime": {"kardam.daemon", "kardam.flags"},
     "asyncio": {

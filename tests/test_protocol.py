@@ -182,7 +182,15 @@ def test_what_could_command_a_terminal_is_no_label(label: str) -> None:
         decode_up(encode(Enrol(PROTOCOL, "", label, False)))
 
 
-PUSH = {"kind": "push", "ticket": 1, "growth": 1.0, "since": 0, "loss": 0.5, "examples": 32}
+PUSH = {
+    "kind": "push",
+    "ticket": 1,
+    "growth": 1.0,
+    "since": 0,
+    "loss": 0.5,
+    "examples": 32,
+    "have": None,
+}
 
 
 @pytest.mark.parametrize(
@@ -220,7 +228,7 @@ def test_what_is_no_message_raises_the_one_error(frames: list[bytes]) -> None:
         decode_up(frames)
 
 
-@pytest.mark.parametrize("theirs", [0, 2, None, "1"])
+@pytest.mark.parametrize("theirs", [0, PROTOCOL + 1, None, "1"])
 def test_another_protocol_is_told_apart_whatever_else_it_says(theirs: Any) -> None:
     with pytest.raises(VersionMismatch, match=f"expected protocol {PROTOCOL}, got {theirs!r}"):
         decode_up([header(kind="hello", protocol=theirs, new_field=1)])
@@ -259,8 +267,8 @@ def test_a_manifest_knows_where_each_tensor_lies() -> None:
 
 def test_encoding_names_its_kind() -> None:
     assert msgpack.unpackb(encode(Grant(7))[0]) == {"kind": "grant", "ticket": 7}
-    assert [len(encode(m)) for m in (Pull(-1), Beat("idle"), Judged(1, True, "", 2, False))] == [
-        1
-    ] * 3
-    assert isinstance(decode_up(encode(Push(1, None, None, 0.0, 1)))[0], Push)
+    assert [
+        len(encode(m)) for m in (Pull(-1), Beat("idle"), Judged(1, True, "", 2, False, None, 0))
+    ] == [1] * 3
+    assert isinstance(decode_up(encode(Push(1, None, None, 0.0, 1, None)))[0], Push)
     assert isinstance(decode_up(encode(Hello(PROTOCOL, "", "worker", "", "", False, ())))[0], Hello)

@@ -2,6 +2,7 @@
 back.
 """
 
+import contextlib
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kardam.link import FORGOTTEN, SILENT, Lease, Welcomed
+from kardam.link import FORGOTTEN, SILENT, SILENT_ASKED, Lease, Reconnect, Welcomed
 from kardam.messages import (
     Again,
     Beat,
@@ -20,6 +21,7 @@ from kardam.messages import (
     Denied,
     Enrol,
     Enrolled,
+    Gradient,
     Grant,
     Halt,
     Hello,
@@ -47,7 +49,7 @@ def large(value: float = 1.0) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
 
 def ask(town: Town, host: Host, ticket: int) -> None:
     """Ask leave for an upload, and send nothing of it."""
-    town.say(host, Push(ticket, None, None, 0.0, 1))
+    town.say(host, Push(ticket, None, None, 0.0, 1, None))
 
 
 def lease(town: Town, host: Host) -> Lease:
@@ -93,14 +95,102 @@ def test_a_version_that_the_worker_still_has_does_not_travel_again() -> None:
     assert lease(town, second).model.version == 1
 
 
-def test_a_large_gradient_is_asked_for_and_a_small_one_comes_at_once_on_credit() -> None:
-    town = Town(d=3)
+@pytest.mark.parametrize("d", [3, LARGE])
+def test_the_first_gradient_is_asked_for_and_the_next_comes_at_once_on_credit(d: int) -> None:
+    town = Town(d=d)
     worker = town.join()
-    assert town.answer(worker, ONE) is not None
+    g = np.ones(d, np.float32)
+    assert town.answer(worker, g) is not None
     assert any(isinstance(m, Grant) for m in town.sent)
     town.sent.clear()
-    assert town.answer(worker, ONE) is not None
-    assert not any(isinstance(m, Grant | Part) for m in town.sent[3:])
+    assert town.answer(worker, g) is not None
+    assert not any(isinstance(m, Grant) for m in town.sent)
+    assert town.sessions.descent.model.version == 2
+
+
+@pytest.mark.parametrize("d", [3, LARGE])
+def test_who_spends_a_credit_on_what_is_refused_asks_again(d: int) -> None:
+    town = Town(d=d)
+    worker = town.join()
+    g = np.ones(d, np.float32)
+    town.answer(worker, g)
+    assert worker.last(Judged).credit
+    town.push(worker, 77, g)
+    assert worker.last(Judged).rule == "unasked"
+    assert (worker.last(Judged).credit, town.sessions._reserved) == (False, 0)
+    town.sent.clear()
+    assert town.answer(worker, g) is not None
+    assert any(isinstance(m, Grant) for m in town.sent)
+    assert town.sessions.descent.model.version == 2
+
+
+def test_credits_leave_half_of_the_budget_to_those_who_ask() -> None:
+    town = Town(n=40, d=LARGE)
+    for worker in town.everybody():
+        town.answer(worker, large())
+    credits = [m for m in town.sent if isinstance(m, Judged) and m.credit]
+    assert len(credits) == town.sessions._budget // 2 // (4 * LARGE) < 40
+
+
+@pytest.mark.parametrize("d", [3, LARGE])
+def test_a_push_that_pulls_is_served_the_model_that_its_own_gradient_moved(d: int) -> None:
+    town = Town(d=d)
+    worker = town.join()
+    got = lease(town, worker)
+    for version in (1, 2):
+        gradient = Gradient(0, got.ticket, np.ones(d, np.float32))
+        town.act(worker, worker.link.push(gradient, town.now, pull=True))
+        assert worker.last(Judged).admitted
+        got = worker.last(Lease)
+        assert got.model.version == version
+        assert got.model.x.tobytes() == town.sessions.descent.model.x.tobytes()
+    assert not any(isinstance(m, Pull) for m in town.sent[3:])
+
+
+def test_in_rounds_a_push_that_pulls_hears_its_verdict_before_the_model_is_there() -> None:
+    town = Town(n=4, gather="synchronous")
+    workers = town.everybody()
+    leases = [lease(town, worker) for worker in workers]
+    for last, (worker, got) in enumerate(zip(workers[:3], leases, strict=False)):
+        gradient = Gradient(0, got.ticket, ONE)
+        town.act(worker, worker.link.push(gradient, town.now, pull=True))
+        assert worker.last(Judged).admitted
+        assert worker.heard(Lease) == (2 if last == 2 else 1)
+    assert [worker.last(Lease).model.version for worker in workers[:3]] == [1, 1, 1]
+
+
+def test_a_push_that_pulls_is_refused_and_served_all_the_same() -> None:
+    town = Town()
+    worker = town.join()
+    lease(town, worker)
+    town.act(worker, worker.link.push(Gradient(0, 77, ONE), town.now, pull=True))
+    assert worker.last(Judged).rule == "unasked"
+    assert worker.heard(Lease) == 2
+
+
+@pytest.mark.parametrize("lost", [Judged, Part])
+def test_a_push_that_pulls_survives_a_broken_line(lost: type) -> None:
+    town = Town(d=LARGE)
+    worker = town.join()
+    got = lease(town, worker)
+    worker.deaf = lost
+    town.act(worker, worker.link.push(Gradient(0, got.ticket, large()), town.now, pull=True))
+    assert worker.heard(Lease) == 1
+    worker.deaf = None
+    town.reconnect(worker)
+    assert worker.last(Lease).model.version == 1
+    assert worker.heard(Judged) == 1
+    assert town.sessions.stats.total.admitted == 1
+
+
+def test_a_push_that_pulls_pulls_from_the_server_that_took_the_place_of_the_old() -> None:
+    town = Town()
+    worker = town.join()
+    got = lease(town, worker)
+    town.restart()
+    town.act(worker, worker.link.push(Gradient(0, got.ticket, ONE), town.now, pull=True))
+    assert worker.last(Judged).rule == "restarted"
+    assert worker.heard(Lease) == 2
 
 
 def test_the_worker_is_told_the_rule_and_no_number() -> None:
@@ -108,7 +198,7 @@ def test_the_worker_is_told_the_rule_and_no_number() -> None:
     worker = town.join()
     town.answer(worker, ONE)
     judged = town.answer(worker, ONE)
-    assert judged == Judged(judged.ticket, False, "startup", 0, True) if judged else False
+    assert judged == Judged(judged.ticket, False, "startup", 0, True, None, 0) if judged else False
 
 
 def test_what_a_worker_declares_reaches_the_books() -> None:
@@ -148,7 +238,7 @@ def test_a_body_without_a_credit_is_refused() -> None:
     town = Town()
     worker = town.join()
     got = lease(town, worker)
-    town.say(worker, Push(got.ticket, None, None, 0.0, 1), ONE.tobytes())
+    town.say(worker, Push(got.ticket, None, None, 0.0, 1, None), ONE.tobytes())
     assert town.sessions.stats.total.refused == {"ungranted": 1}
     assert town.sessions.descent.model.version == 0
 
@@ -159,7 +249,7 @@ def test_a_body_of_the_wrong_length_is_refused(size: int) -> None:
     worker = town.join()
     town.answer(worker, ONE)
     got = lease(town, worker)
-    town.say(worker, Push(got.ticket, None, None, 0.0, 1), bytes(size))
+    town.say(worker, Push(got.ticket, None, None, 0.0, 1, None), bytes(size))
     assert town.sessions.stats.total.refused == {"malformed": 1}
 
 
@@ -216,7 +306,7 @@ def test_only_an_operator_reads_the_books(role: str) -> None:
     assert town.sessions.stats.violations == 1
 
 
-@pytest.mark.parametrize("message", [Pull(-1), Push(1, None, None, 0.0, 1), Part(1, 0)])
+@pytest.mark.parametrize("message", [Pull(-1), Push(1, None, None, 0.0, 1, None), Part(1, 0)])
 def test_an_operator_gives_no_gradients(message: Pull | Push | Part) -> None:
     town = Town()
     operator = town.join("operator")
@@ -514,7 +604,7 @@ def test_a_restarted_server_is_noticed_by_its_epoch_and_the_answer_to_the_old_on
     got = lease(town, worker)
     town.restart()
     town.push(worker, got.ticket, ONE)
-    assert worker.last(Judged) == Judged(got.ticket, False, "restarted", 0, False)
+    assert worker.last(Judged) == Judged(got.ticket, False, "restarted", 0, False, None, 0)
     assert worker.last(Welcomed).anew
     assert town.sessions.descent.model.version == 0
     assert town.answer(worker, ONE) is not None
@@ -526,6 +616,17 @@ def test_a_server_that_is_silent_is_given_up_and_sought_again() -> None:
     del town.hosts[worker.peer]
     actions = worker.link.tick(town.now + SILENT + 0.1)
     assert [type(action).__name__ for action in actions] == ["Reconnect"]
+
+
+def test_a_beat_may_wait_behind_a_chunk_so_who_asked_bears_a_longer_silence() -> None:
+    town = Town()
+    worker = town.join()
+    del town.hosts[worker.peer]
+    worker.link.pull(town.now)
+    actions = worker.link.tick(town.now + SILENT_ASKED - 0.1)
+    assert not any(isinstance(action, Reconnect) for action in actions)
+    (action,) = worker.link.tick(town.now + SILENT_ASKED + 0.1)
+    assert isinstance(action, Reconnect)
 
 
 def test_a_request_whose_answer_was_lost_is_asked_again_though_the_server_beats() -> None:
@@ -596,7 +697,11 @@ def test_halting_tells_everybody() -> None:
 
 ROGUE = st.one_of(
     st.builds(Pull, st.integers(-1, 3)),
-    st.builds(Push, st.integers(0, 9), st.none(), st.none(), st.just(0.0), st.just(1)),
+    st.builds(
+        Push,
+        *(st.integers(0, 9), st.none(), st.none(), st.just(0.0), st.just(1)),
+        st.none() | st.integers(-1, 3),
+    ),
     st.builds(Part, st.integers(0, 9), st.integers(0, 3)),
     st.builds(Report, st.integers(0, 3), st.just(0.0), st.just(0.0)),
     st.just(Query()),
@@ -607,11 +712,17 @@ ROGUE = st.one_of(
 )
 
 
+# So few numbers are a chunk there, for many conversations in little time.
+FEW = 5
+
+
 class AnyConversation(RuleBasedStateMachine):
     """Honest links, lines that break, servers that restart, and a rogue who says anything."""
 
-    @initialize(d=st.sampled_from([3, LARGE]), preset=st.sampled_from(["none", "middle"]))
+    @initialize(d=st.sampled_from([3, 2 * FEW + 1]), preset=st.sampled_from(["none", "middle"]))
     def begin(self, d: int, preset: str) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("kardam.sessions.CHUNK_BYTES", 4 * FEW)
         self.town = Town(n=4, d=d, preset=preset)
         self.workers = [self.town.join(worker=worker) for worker in range(3)]
         self.rogue = self.town.join(worker=3)
@@ -632,7 +743,7 @@ class AnyConversation(RuleBasedStateMachine):
     def break_line(self, who: int) -> None:
         self.workers[who].up = False
 
-    @rule(message=ROGUE, body=st.sampled_from([b"", bytes(12), bytes(CHUNK_BYTES)]))
+    @rule(message=ROGUE, body=st.sampled_from([b"", bytes(12), bytes(4 * FEW)]))
     def lie(self, message: Push | Part, body: bytes) -> None:
         body = body if isinstance(message, Push | Part) else b""
         self.town.say(self.rogue, message, body)
@@ -666,14 +777,16 @@ class AnyConversation(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """When the faults stop, everybody's work is received again."""
-        for worker in self.workers:
-            self.town.reconnect(worker)
-        for worker in self.workers:
-            before = worker.heard(Judged)
-            lease_ = self.town.pull(worker)
-            assert lease_ is not None
-            self.town.push(worker, lease_.ticket, np.ones(self.town.d, np.float32))
-            assert worker.heard(Judged) == before + 1
+        with contextlib.ExitStack() as after:
+            after.callback(self.patch.undo)
+            for worker in self.workers:
+                self.town.reconnect(worker)
+            for worker in self.workers:
+                before = worker.heard(Judged)
+                lease_ = self.town.pull(worker)
+                assert lease_ is not None
+                self.town.push(worker, lease_.ticket, np.ones(self.town.d, np.float32))
+                assert worker.heard(Judged) == before + 1
 
 
 TestAnyConversation = AnyConversation.TestCase

@@ -33,6 +33,8 @@ class Host:
         self.told: list[News] = []
         self.confused = 0
         self.back_at = math.inf
+        # What is lost on its way to it, and all that comes behind.
+        self.deaf: type[Down] | None = None
 
     def last(self, kind: type[T]) -> T:
         """The newest news of this kind."""
@@ -200,6 +202,9 @@ class Town:
             if host is not None and host.up:
                 message, body = decode_down(frames)
                 self.sent.append(message)
+                if host.deaf is not None and isinstance(message, host.deaf):
+                    host.up = False
+                    return
                 try:
                     actions = host.link.receive(message, body, self.now)
                 except ProtocolError:

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import torch
 
+from kardam import pages
 from kardam.errors import KardamError
 from workers.board import Board, shared
 from workers.crew import Member
@@ -175,6 +176,7 @@ def main() -> None:
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and decides
     torch.set_num_threads(1)
+    pages.keep()  # the children's, too
     lifeline = int(sys.argv[1])
     request = json.loads(sys.argv[2])
     try:

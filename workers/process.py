@@ -64,10 +64,14 @@ def work(
                 client.wait(there)
                 if away:
                     client.vanish(away)
-            for gradient in (*answer.repeats, answer.gradient):
+            for gradient in answer.repeats:
                 client.push(gradient)
-            client.wait(answer.rest)
-            lease = client.pull()
+            if answer.rest > 0:
+                client.push(answer.gradient)
+                client.wait(answer.rest)
+                lease = client.pull()
+            else:
+                _, lease = client.exchange(answer.gradient)
 
 
 def evaluate(endpoint: str, token: str, network: Network, every: float, patience: float) -> None:
