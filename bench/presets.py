@@ -12,7 +12,7 @@ import tempfile
 
 import click
 
-PRESETS = ("none", "paper", "middle")
+PRESETS = ("none", "paper", "middle", "consensus")
 ATTACKS = ("no attack", "sign_flip:scale=10", "constant", "label_flip")
 
 

@@ -31,15 +31,19 @@ class _Average(NamedTuple):
     answers: int
 
 
+# A term of 2^20 is for ever.
+STRIKES_MAX = 20
+
+
 @dataclass(slots=True)
 class _Record:
-    """For how many answers it is still refused; how often it went too far, less what is forgiven;
-    and its answers since the last of either.
+    """How often a worker went too far, less what is forgiven; when the last of either was, and when
+    its term is over, in admissions of anybody.
     """
 
-    term: int = 0
     strikes: int = 0
-    clean: int = 0
+    since: int = 0
+    until: int = 0
 
 
 class _Centre(NamedTuple):
@@ -70,11 +74,12 @@ class Consensus(Stage):
     their median length. z_(-p) is that mean without p's part, so that nobody holds the centre by
     himself.
 
-    *Terms.* Whoever is found too far is refused for its next `term` 2^s answers, whatever they are,
-    s being its strikes; one strike is forgiven for every `clean` answers that are not too far.
-    Without this a liar lives at the edge: while it is refused, honest work undoes what it did, its
-    history comes back in, and the model rests where it is just admitted. No more than f serve at
-    once, those with the most strikes first: whatever honest histories look like, n - f work on.
+    *Terms.* Whoever is found too far is refused for the next `term` 2^s rounds, whatever it says, s
+    being its strikes before; a strike is forgiven for `clean` rounds without another. A round is n
+    admissions, of anybody, so that no flood makes it shorter. Without this a liar lives at the
+    edge: while it is refused, honest work undoes what it did, its history comes back in, and the
+    model rests where it is just admitted. No more than f serve at once, those with the most strikes
+    first: whatever honest histories look like, n - f work on.
 
     *Voices.* A small multiple of a mean that colluders agree on lies nearer to any centre than an
     honest history, which is mostly noise, and three of them own the geometric median of ten. But
@@ -125,6 +130,7 @@ class Consensus(Stage):
         self._turns = 0
         self._records: dict[WorkerId, _Record] = defaultdict(_Record)
         self._serving: set[WorkerId] = set()
+        self._admissions = 0
         # Whose last answer passed here, not admitted so far; and who was found so an answer later.
         self._passed: set[WorkerId] = set()
         self._elsewhere: set[WorkerId] = set()
@@ -159,6 +165,7 @@ class Consensus(Stage):
         return refusal
 
     def admit(self, evidence: Evidence) -> None:
+        self._admissions += 1
         self._passed.discard(evidence.worker)
         self._elsewhere.discard(evidence.worker)
 
@@ -245,26 +252,24 @@ class Consensus(Stage):
     # --- terms ---
 
     def _serves(self, worker: WorkerId, *, too_far: bool) -> bool:
-        """Whether this worker is still refused for what it did before. At the end of a term that
-        finds it too far still, the term goes on, and costs it no further strike.
+        """Whether this worker is refused for what it did before. A term that ends while the worker
+        is too far still goes on until it is not, and costs it no further strike.
         """
-        record = self._records[worker]
-        if record.term > 0:
-            record.term -= not (too_far and record.term == 1)
-            if record.term == 0:
-                self._serving.remove(worker)
-            return True
+        record, now = self._records[worker], self._admissions
+        if worker in self._serving:
+            if too_far or now < record.until:
+                return True
+            self._serving.remove(worker)
+            record.since = now
         if too_far:
-            record.strikes += 1
-            record.clean = 0
+            record.strikes = min(record.strikes + 1, STRIKES_MAX)
+            record.since = now
             if self._has_place_for(record):
-                record.term = self.term * 2 ** (record.strikes - 1)
+                record.until = now + self.n * self.term * 2 ** (record.strikes - 1)
                 self._serving.add(worker)
-        elif record.strikes > 0:
-            record.clean += 1
-            if record.clean >= self.clean:
-                record.strikes -= 1
-                record.clean = 0
+        elif record.strikes > 0 and now - record.since >= self.n * self.clean:
+            record.strikes -= 1
+            record.since = now
         return False
 
     def _has_place_for(self, record: _Record) -> bool:
@@ -276,7 +281,6 @@ class Consensus(Stage):
         freed = min(self._serving, key=lambda worker: (self._records[worker].strikes, worker))
         if self._records[freed].strikes >= record.strikes:
             return False
-        self._records[freed].term = 0
         self._serving.remove(freed)
         return True
 
@@ -301,8 +305,10 @@ class Consensus(Stage):
         return {
             "averages": [[worker, *its] for worker, its in self._averages.items()],
             "records": [
-                [worker, its.term, its.strikes, its.clean] for worker, its in self._records.items()
+                [worker, its.strikes, its.since, its.until] for worker, its in self._records.items()
             ],
+            "serving": sorted(self._serving),
+            "admissions": self._admissions,
             "passed": sorted(self._passed),
             "elsewhere": sorted(self._elsewhere),
             "weights": [[worker, value] for worker, value in self._weights.items()],
@@ -317,7 +323,7 @@ class Consensus(Stage):
         self._averages = {worker: _Average(*its) for worker, *its in state["averages"]}
         self._records.update((worker, _Record(*its)) for worker, *its in state["records"])
         self._passed, self._elsewhere = set(state["passed"]), set(state["elsewhere"])
-        self._serving = {worker for worker, its in self._records.items() if its.term > 0}
+        self._serving, self._admissions = set(state["serving"]), state["admissions"]
         self._weights = {worker: value for worker, value in state["weights"]}
         self._credits = {worker: value for worker, value in state["credits"]}
         self.median, self._since, self._turns = state["median"], state["since"], state["turns"]

@@ -40,7 +40,8 @@ class Growth(Stage):
         upper       the highest f thrown away            (Kardam, ICML 2018)
         middle      the lowest and the highest f         (the authors' own telling)
         low, high   the lowest low n, the highest n - high n    (the knob itself)
-        relative    median/c <= K_p <= c median
+        relative    median/c <= K_p <= c median, and never narrower than the middle: so n - 2f
+                    workers are in it, whatever growths look like
 
     and the ends of what is left are the bounds. So with all n known the upper one is the (n-f)-th
     smallest, and at any time neither lies beyond what some honest worker has shown.
@@ -105,11 +106,12 @@ class Growth(Stage):
         """What is admitted now: low <= K_p <= high. NaN, which admits nothing, while not ready."""
         if not self.ready:
             return math.nan, math.nan
+        low = self.growths.smallest(self.lowest + 1) if self.lowest > 0 else 0.0
+        high = self.growths.largest(self.highest + 1)
         if self.c is not None:
             median = self.growths.median()
-            return median / self.c, median * self.c
-        low = self.growths.smallest(self.lowest + 1) if self.lowest > 0 else 0.0
-        return low, self.growths.largest(self.highest + 1)
+            low, high = min(low, median / self.c), max(high, median * self.c)
+        return low, high
 
     def judge(self, evidence: Evidence) -> Refusal | None:
         change = evidence.change

@@ -25,7 +25,7 @@ class Throttle(Stage):
     for where Dahan and Levy (NeurIPS 2024) count updates, and THROTTLE (Otsuka et al. 2026).
     """
 
-    def __init__(self, n: int, f: int, factor: float = 1.5, rounds: int = 10) -> None:
+    def __init__(self, n: int, f: int, factor: float = 3.0, rounds: int = 10) -> None:
         if not factor >= 1:
             raise ValueError(f"expected factor >= 1, got {factor}")
         if not rounds >= 1:

@@ -123,31 +123,43 @@ def test_whoever_answers_ten_times_as_often_moves_the_centre_no_farther() -> Non
 # --- terms ---
 
 
+def rounds_until_admitted(crew: Crew) -> int:
+    """How many honest rounds of everybody it takes until the last worker is admitted again."""
+    for rounds in range(1, 1000):
+        refusals = [crew.says(worker, crew.honest()) for worker in range(N)]
+        if refusals[-1] is None:
+            return rounds
+    raise AssertionError("never")
+
+
 def test_each_time_too_far_costs_a_term_twice_as_long_as_the_last() -> None:
     crew = Crew(Consensus(N, F, beta=0.0, far=1.2, term=4, clean=1000))
     crew.rounds(20)
     for term in (4, 8, 16):
         assert crew.says(N - 1, -5 * MEAN) is not None
-        answers = [crew.says(N - 1, crew.honest()) for _ in range(term + 1)]
-        assert all(answers[:term])
-        assert answers[term] is None
+        # Of ten workers nine are admitted in a round, and now and then fewer.
+        assert term < rounds_until_admitted(crew) <= 1.4 * term + 1
 
 
-def test_a_term_goes_on_while_its_end_finds_the_worker_too_far() -> None:
-    crew = Crew(Consensus(N, F, beta=0.0, far=1.2, term=2))
+def test_a_flood_makes_no_term_shorter_and_no_end_finds_a_worker_free_who_is_too_far() -> None:
+    crew = Crew(Consensus(N, F, beta=0.0, far=1.2, term=4))
     crew.rounds(20)
-    assert all(crew.says(N - 1, -5 * MEAN) for _ in range(50))
-    assert crew.says(N - 1, crew.honest()) is not None
-    assert crew.says(N - 1, crew.honest()) is None
+    assert crew.says(N - 1, -5 * MEAN) is not None
+    assert all(crew.says(N - 1, crew.honest()) for _ in range(1000))
+    for _ in range(20):
+        for worker in range(N - 1):
+            crew.says(worker, crew.honest())
+        assert crew.says(N - 1, -5 * MEAN) is not None
+    assert rounds_until_admitted(crew) == 1
 
 
-def test_strikes_are_forgiven_for_clean_answers() -> None:
-    crew = Crew(Consensus(N, F, beta=0.0, far=1.2, term=4, clean=50))
+def test_strikes_are_forgiven_for_rounds_without_another() -> None:
+    crew = Crew(Consensus(N, F, beta=0.0, far=1.2, term=4, clean=10))
     crew.rounds(20)
-    for _ in range(3):
-        assert crew.says(N - 1, -20 * MEAN) is not None
-        answers = [crew.says(N - 1, crew.honest()) for _ in range(60)]
-        assert sum(answer is not None for answer in answers) == 4
+    for _ in range(4):
+        assert crew.says(N - 1, -5 * MEAN) is not None
+        assert rounds_until_admitted(crew) <= 6
+        crew.rounds(15)
 
 
 def test_no_more_than_f_serve_at_once_and_those_with_the_most_strikes() -> None:
@@ -155,10 +167,9 @@ def test_no_more_than_f_serve_at_once_and_those_with_the_most_strikes() -> None:
     stage = Consensus(N, F, beta=0.0, far=1.01, term=20)
     crew = Crew(stage)
     crew.rounds(200)
-    serving = {worker for worker, its in stage._records.items() if its.term > 0}
-    assert len(serving) == F
+    assert len(stage._serving) == F
     strikes = {worker: its.strikes for worker, its in stage._records.items()}
-    assert min(strikes[worker] for worker in serving) >= sorted(strikes.values())[N - F - 1] - 1
+    assert min(strikes[worker] for worker in stage._serving) >= sorted(strikes.values())[N - F - 1]
 
 
 # --- who is listened to ---
@@ -213,7 +224,7 @@ def test_voices_are_what_all_pairs_say(seed: int, copies: int) -> None:
 def test_f_who_flood_own_no_more_than_factor_times_the_next(arrivals: list[int]) -> None:
     stage, owned = Throttle(N, F, rounds=100), Counter[int]()
     for worker in arrivals:
-        bound = 1.5 * sorted((owned[w] for w in range(N)), reverse=True)[F] + 2
+        bound = 3 * sorted((owned[w] for w in range(N)), reverse=True)[F] + 2
         refused = stage.judge(evidence(worker)) is not None
         assert refused == (owned[worker] >= bound)
         if not refused:

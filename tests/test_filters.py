@@ -110,7 +110,7 @@ def test_the_band_is_what_sorting_all_latest_growths_says(
             low, high = {
                 "upper": (0.0, ranked[-F - 1]),
                 "middle": (ranked[F], ranked[-F - 1]),
-                "relative": (median / 2, median * 2),
+                "relative": (min(median / 2, ranked[F]), max(median * 2, ranked[-F - 1])),
             }[band]
         assert admitted(stage, worker, growth) == (low <= growth <= high < math.inf)
         assert stage.ready == (len(ranked) >= N - F)

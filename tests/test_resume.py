@@ -184,7 +184,7 @@ def test_another_recipe_may_not_go_on_from_what_this_one_learned(tmp_path: Path)
     code, _, err = kardam("run", "--arrivals", "100", "--quiet", "--json", "--out", str(out))
     assert code == 0, err
     for flag, value, words in [
-        ("--filter", "clip", "--filter: expected 'growth:band=middle"),
+        ("--filter", "clip", "--filter: expected 'growth:band=relative"),
         ("--task", "digits:hidden=8", "its model is not made like this one"),
     ]:
         code, _, err = kardam("run", "--resume", str(out), flag, value)

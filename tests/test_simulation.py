@@ -28,7 +28,7 @@ LIVENESS = {
     "none": (1.0, 1.0),
     "paper": (0.15, 0.08),
     "middle": (0.25, 0.10),
-    "consensus": (0.65, 0.25),
+    "consensus": (0.65, 0.15),
 }
 
 
