@@ -28,7 +28,7 @@ LIVENESS = {
     "none": (1.0, 1.0),
     "paper": (0.15, 0.08),
     "middle": (0.25, 0.10),
-    "consensus": (0.65, 0.15),
+    "consensus": (0.5, 0.15),
 }
 
 
@@ -204,19 +204,22 @@ HELD = {
     "honest": 0.0,
     "adaptive": 6.0,  # these ask the filter before each lie, and say the worst that passes
     "radius_walk": 6.0,
-    "reference_capture": 5.5,  # honest until it may reverse, ten times; then it serves its term
+    "reference_capture": 4.5,  # honest until it may reverse, ten times; then it serves its term
     "sign_flip:scale=1": 3.0,
     "sign_flip:scale=10": 3.0,
     "alie:z=1.5": 3.0,
     "ipm:epsilon=2": 3.0,
     "lying_growth:factor=inf": 3.0,
-    "sign_flip:scale=10+burst": 3.0,
+    "sign_flip:scale=10+burst": 4.0,  # ten lies at once, before there is a history of them
     "sign_flip:scale=10+late:after=50": 3.0,
     "sign_flip:scale=10+stops:after=50": 3.0,
     "sign_flip:scale=3+timed:exponent=0.5": 3.0,
     "sign_flip:scale=10+flood:rho=10": 3.0,
     "alie:z=1.5+flood": 3.0,
 }
+
+# They ask a copy of the server some thirty times a lie, so their runs are half as long.
+ASK = ["adaptive", "radius_walk", "hidden_vulnerability"]
 
 # What the growth of a lie does not show, so that `middle` falls to it: its accuracy there, and why.
 FALLS = {
@@ -232,10 +235,11 @@ FALLS = {
 
 @pytest.mark.parametrize(("attack", "points"), HELD.items())
 def test_the_default_stays_near_its_attack_free_run(attack: str, points: float) -> None:
-    run = world(2 * ARRIVALS, byzantine=3, attack=attack)
+    arrivals = ARRIVALS if attack in ASK else 2 * ARRIVALS
+    run = world(arrivals, byzantine=3, attack=attack)
     honest = [v for v in run.verdicts if v.worker not in run.liars]
     print(f"\n{attack}: accuracy {run.accuracy:.3f}, honest work admitted {share(honest):.2f}")
-    assert run.accuracy >= _attack_free().accuracy - points / 100
+    assert run.accuracy >= _attack_free(arrivals).accuracy - points / 100
     assert share(honest) >= 0.85
 
 
@@ -268,8 +272,8 @@ def test_plain_asynchronous_sgd_falls_to_chance_where_the_default_stands() -> No
 
 
 @cache
-def _attack_free() -> World:
-    return world(2 * ARRIVALS)
+def _attack_free(arrivals: int = 2 * ARRIVALS) -> World:
+    return world(arrivals)
 
 
 # --- dampening ---
