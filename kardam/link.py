@@ -191,7 +191,8 @@ class Link:
         request = self._request
         if isinstance(request, Push) and self._credit:
             self._credit = False
-            if len(self._gradient) <= self._chunk():
+            # A push without a body asks, or announces parts: a vector of no numbers is one of them.
+            if 0 < len(self._gradient) <= self._chunk():
                 return [Say(request, self._gradient)]
             return [Say(request), *self._parts(request.ticket)]
         return [Say(request)] if request is not None else []

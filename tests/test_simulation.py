@@ -204,7 +204,7 @@ HELD = {
     "honest": 0.0,
     "adaptive": 6.0,  # these ask the filter before each lie, and say the worst that passes
     "radius_walk": 6.0,
-    "reference_capture": 4.5,  # honest until it may reverse, ten times; then it serves its term
+    "reference_capture": 6.0,  # honest until it may reverse, ten times; then it serves its term
     "sign_flip:scale=1": 3.0,
     "sign_flip:scale=10": 3.0,
     "alie:z=1.5": 3.0,
