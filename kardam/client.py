@@ -32,6 +32,7 @@ from kardam.protocol import (
     decode_down,
     encode,
 )
+from kardam.rooms import Desk
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,8 @@ class Client:
     """A connection to a server, as a context: welcome inside, gone after.
 
     `patience`: after so many seconds without a word from the server, calls raise Unreachable. They
-    raise Denied where the server said no, and Halted once it ended the run.
+    raise Denied where the server said no, and Halted once it ended the run. With a `desk` vectors
+    go through memory that both see, as long as the server sees it.
     """
 
     def __init__(
@@ -128,13 +130,14 @@ class Client:
         label: str = "",
         byzantine: bool = False,
         patience: float = 30.0,
+        desk: Desk | None = None,
     ) -> None:
         self.endpoint = check_endpoint(endpoint)
         self.patience = patience
         self.epoch = ""
         # Jitter needs no seed: it moves no number that a run reports.
         chance = random.Random()
-        self._link = Link(role, token, lambda: 0.8 + 0.4 * chance.random(), label, byzantine)
+        self._link = Link(role, token, lambda: 0.8 + 0.4 * chance.random(), label, byzantine, desk)
         self._news: deque[tuple[News, Bytes] | BaseException] = deque()
         self._wire = _Wire(
             self.endpoint, self._link, self._news.append, lambda: 1 + chance.random()

@@ -6,7 +6,7 @@ vector means. One owner calls it; nothing in it waits.
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy, deepcopy
 from dataclasses import dataclass
 
@@ -30,11 +30,14 @@ LOANS_MAX = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loan:
-    """What is remembered of a hand-out: not the model, which may be long, but its trace."""
+    """What is remembered of a hand-out: not the model, which may be long, but its trace. `held` is
+    the model where its worker reads it in our memory, which must not become another's meanwhile.
+    """
 
     ticket: int
     version: int
     x: Trace
+    held: Vector | None = None
 
 
 class Descent(Stateful):
@@ -75,6 +78,9 @@ class Descent(Stateful):
         self.gathering = gathering if gathering is not None else OnArrival()
         self.optimizer = optimizer if optimizer is not None else SGD()
         self.model = Model(0, _sealed(x.copy()))
+        # Where a model is made: memory for d numbers that nobody else refers to.
+        d = x.size
+        self._room: Callable[[], Vector] = lambda: np.empty(d, np.float32)
         self._lens = lens if lens is not None else Exact()
         self._trace = self._lens.look(self.model.x).trace
         self._first = Buffered(n - f, clipped_median)
@@ -83,6 +89,15 @@ class Descent(Stateful):
         self._lent: dict[WorkerId, list[Loan]] = {worker: [] for worker in range(n)}
         self._tickets = 0
         self._knobs = dict(knobs or {})
+
+    def settle(self, room: Callable[[], Vector]) -> None:
+        """Make models in what `room` gives from now on: memory of shape (d,) that nobody else has.
+        The present one moves there.
+        """
+        self._room = room
+        x = room()
+        np.copyto(x, self.model.x)
+        self.model = Model(self.model.version, _sealed(x))
 
     # --- loans ---
 
@@ -99,12 +114,15 @@ class Descent(Stateful):
         lent = any(loan.version == self.model.version for loan in self._lent[worker])
         return not lent and self.gathering.refuse(worker, staleness=0) is None
 
-    def lend(self, worker: WorkerId) -> HandOut:
-        """Hand out the current model; requires `may_lend`."""
+    def lend(self, worker: WorkerId, hold: bool = False) -> HandOut:
+        """Hand out the current model; requires `may_lend`. `hold` it until it is answered, for a
+        worker that reads it where it lies.
+        """
         if not self.may_lend(worker):
             raise ValueError(f"worker {worker} has {LOANS_MAX} models to answer already")
         self._tickets += 1
-        self._lent[worker].append(Loan(self._tickets, self.model.version, self._trace))
+        held = self.model.x if hold else None
+        self._lent[worker].append(Loan(self._tickets, self.model.version, self._trace, held))
         return HandOut(self._tickets, worker, self.model)
 
     def lent(self, worker: WorkerId, ticket: int) -> Loan | None:
@@ -202,7 +220,7 @@ class Descent(Stateful):
             step = Step(-gamma, trace) if trace is not None else None
         else:
             g = weighted(g, weight)
-        self.model = Model(t + 1, _sealed(self.optimizer.step(x, g, gamma)))
+        self.model = Model(t + 1, _sealed(self.optimizer.step(x, g, gamma, self._room())))
         # Once a version, for all who will be lent it.
         self._trace = self._lens.follow(self._trace, x, self.model.x, step)
 

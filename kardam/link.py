@@ -37,6 +37,7 @@ from kardam.messages import (
     Welcome,
 )
 from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_manifest, vector
+from kardam.rooms import Desk
 
 # Seconds. Ten beats without an answer, and the line is taken for dead; later while something is
 # asked, since then a beat may wait behind a chunk. A request that is not answered for so long,
@@ -123,8 +124,12 @@ class Link:
         jitter: Callable[[], float],
         label: str = "",
         byzantine: bool = False,
+        desk: Desk | None = None,
     ) -> None:
-        self._hello = Hello(PROTOCOL, __version__, role, token, label, byzantine, holds=())
+        memory = desk.name if desk is not None else ""
+        self._hello = Hello(PROTOCOL, __version__, role, token, label, byzantine, (), memory)
+        # Where the server sees the same, as it says when it welcomes us.
+        self._desk = desk
         # A factor around 1, so that a thousand workers do not beat as one.
         self._jitter = jitter
         self.terms: Welcome | None = None
@@ -146,6 +151,14 @@ class Link:
     def pull(self, now: float) -> list[Action]:
         """Ask for the newest model; a Lease will tell."""
         return self._ask(Pull(self._have()), now, "pulling")
+
+    @property
+    def _d(self) -> int:
+        return self._manifest.d if self._manifest is not None else 0
+
+    def _shared(self) -> Desk | None:
+        """The desk, while the server sees the same memory."""
+        return self._desk if self.terms is not None and self.terms.shared else None
 
     def _have(self) -> int:
         return self._model.version if self._model is not None else -1
@@ -189,6 +202,11 @@ class Link:
 
     def _say_request(self) -> list[Action]:
         request = self._request
+        desk = self._shared()
+        # The slot is as long as a gradient should be.
+        if isinstance(request, Push) and desk and len(self._gradient) == 4 * self._d:
+            desk.put(self._gradient)
+            return [Say(replace(request, shared=True))]
         if isinstance(request, Push) and self._credit:
             self._credit = False
             # A push without a body asks, or announces parts: a vector of no numbers is one of them.
@@ -220,8 +238,7 @@ class Link:
         return []
 
     def _forgotten(self) -> float:
-        d = self._manifest.d if self._manifest is not None else 0
-        return FORGOTTEN + 4 * d / BYTES_A_SECOND
+        return FORGOTTEN + 4 * self._d / BYTES_A_SECOND
 
     def receive(self, message: Down, body: Bytes, now: float) -> list[Action]:
         """The server said this. Raises ProtocolError where it makes no sense."""
@@ -277,6 +294,12 @@ class Link:
         if lent.parts > 0:
             self._assembly = _Assembly(lent, np.empty(self._manifest.d, np.float32))
             return []
+        if lent.place is not None:
+            desk = self._shared()
+            x = desk.copy(lent.place) if desk is not None else None
+            if x is None:
+                raise ProtocolError(f"a model in place {lent.place}, where we see none")
+            return self._received(lent, x)
         if len(body):
             if len(body) != 4 * self._manifest.d:
                 raise ProtocolError(f"{len(body)} bytes of a model of {4 * self._manifest.d}")
@@ -342,4 +365,5 @@ class Link:
         self._gradient = b""
         if judged.lent is None:
             return [Tell(judged)]
-        return [Tell(judged), *self._lent(Lent(judged.lent, judged.version, judged.parts), body)]
+        lent = Lent(judged.lent, judged.version, judged.parts, judged.place)
+        return [Tell(judged), *self._lent(lent, body)]

@@ -162,6 +162,7 @@ Activity = Literal["idle", "pulling", "computing", "pushing"]
 @dataclass(frozen=True, slots=True)
 class Hello:
     """First word of a peer, and after every reconnection. `holds`: tickets it will still answer.
+    `memory`: the name of the shared memory that it sees, empty where it sees none.
 
     `label` and `byzantine` are what its owner says that it is, for reports alone.
     """
@@ -173,6 +174,7 @@ class Hello:
     label: Label
     byzantine: bool
     holds: Annotated[tuple[Count, ...], Within(0, 2)]
+    memory: Word = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,9 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The terms. Body: the manifest. `epoch` is drawn at each start of the server."""
+    """The terms. Body: the manifest. `epoch` is drawn at each start of the server. `shared`: that
+    we see one memory, so that models and gradients need not travel.
+    """
 
     epoch: Word
     worker: Annotated[int, Within(-1, 2**31 - 1)]
@@ -209,6 +213,7 @@ class Welcome:
     split: Label
     beat: Seconds
     chunk: Count
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,13 +240,14 @@ class Pull:
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """A hand-out: `parts` Part messages follow. Where none do, the body is the model, or there is
-    none, and the worker has that version.
+    """A hand-out: `parts` Part messages follow. Where none do, the body is the model, or it lies in
+    the shared memory at `place`, or there is none, and the worker has that version.
     """
 
     ticket: Count
     version: Count
     parts: Index
+    place: Index | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +265,7 @@ class Push:
 
     `growth` and `since` are the declared growth, null where the worker has none to declare. `have`
     makes it a Pull as well, served after the verdict: with it a cycle is one exchange and not two.
+    `shared`: the gradient is in the worker's slot of the shared memory, which needs no credit.
     """
 
     ticket: Count
@@ -267,6 +274,7 @@ class Push:
     loss: float
     examples: Count
     have: Annotated[int, Within(-1, 2**53)] | None
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +288,8 @@ class Grant:
 class Judged:
     """Admitted, or the rule that refused. `credit`: the next gradient may come without asking.
 
-    `lent` makes it a Lent as well, under that ticket, of this `version`; else it is null.
+    `lent` makes it a Lent as well, under that ticket, of this `version`, with these `parts` or at
+    this `place`; else it is null.
     """
 
     ticket: Count
@@ -290,6 +299,7 @@ class Judged:
     credit: bool
     lent: Count | None
     parts: Index
+    place: Index | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ from kardam.messages import (
 )
 from kardam.places import VACANT, Places
 from kardam.protocol import CHUNK_BYTES, Bytes, encode_manifest, vector
+from kardam.rooms import Shelf
 from kardam.state import State
 from kardam.stats import Stats
 from kardam.uploads import Upload, Uploads
@@ -98,6 +99,8 @@ class Session:
     worker: WorkerId
     heard: float
     state: Activity = "idle"
+    # Whether its models and gradients need not travel.
+    shared: bool = False
     # To be served once its gradient is judged.
     then: Pull | None = None
 
@@ -115,6 +118,8 @@ class Sessions:
         self.tokens = tokens
         self.terms = terms
         self.draining = False
+        # Memory that workers on this machine see as well, if there is any.
+        self.shelf: Shelf | None = None
         # How much of the way is gone at this second, 0 to 1; 0 where there is no goal.
         self.progress: Callable[[float], float] = lambda now: 0.0
         # Whether the run ends with this server; else workers are to look for the next one.
@@ -127,6 +132,11 @@ class Sessions:
         self._waiting: dict[WorkerId, tuple[Pull, float]] = {}
         self._manifest = encode_manifest(terms.manifest)
         self._nbytes = descent.model.x.nbytes
+
+    def share(self, shelf: Shelf) -> None:
+        """Models are made where workers on this machine can see them, from now on."""
+        self.shelf = shelf
+        self.descent.settle(shelf.room)
 
     # --- events ---
 
@@ -154,7 +164,7 @@ class Sessions:
             case Part() if session.role == "worker":
                 return self._part(session, message, body, now)
             case Pull() if session.role == "evaluator":
-                return self._model(session.peer, 0, message.have, now)
+                return self._model(session, 0, message.have, now)
             case Report() if session.role == "evaluator":
                 self.stats.evaluated(message.version, message.loss, message.accuracy, now)
                 return []
@@ -186,7 +196,7 @@ class Sessions:
             if not delivered:
                 # What it had was for that gradient; both sides must agree.
                 self._uploads.spend(verdict.worker)
-            credit = delivered and self._uploads.credit(verdict.worker)
+            credit = delivered and not session.shared and self._uploads.credit(verdict.worker)
             told = Judged(
                 ticket=verdict.ticket,
                 admitted=verdict.admitted,
@@ -200,7 +210,7 @@ class Sessions:
             match effects:
                 case [Send(peer=session.peer, message=Lent() as lent, body=body), *effects]:
                     # One message for both, where the model need not be waited for.
-                    told = replace(told, lent=lent.ticket, parts=lent.parts)
+                    told = replace(told, lent=lent.ticket, parts=lent.parts, place=lent.place)
                 case _:
                     pass
             effects = [Send(session.peer, told, body), *effects]
@@ -269,6 +279,9 @@ class Sessions:
             self._workers[session.worker] = session
             self._places.take(session.worker)
             self.descent.forget(session.worker, but=hello.holds)
+            shelf = self.shelf
+            if shelf is not None and hello.memory == shelf.name:
+                session.shared = session.worker in shelf
             self.stats.label(session.worker, hello.label, hello.byzantine)
         welcome = Welcome(
             epoch=self.terms.epoch,
@@ -279,6 +292,7 @@ class Sessions:
             split=self.terms.split,
             beat=BEAT,
             chunk=CHUNK_BYTES,
+            shared=session.shared,
         )
         effects.append(Send(peer, welcome, self._manifest))
         return effects + self._grant(now) + self._serve_waiting(now)
@@ -307,6 +321,14 @@ class Sessions:
         self.stats.label(worker, label, byzantine)
         return self.tokens.issue(worker)
 
+    def lost(self, worker: WorkerId, now: float) -> None:
+        """This worker's process is no more: nobody will answer what it was lent."""
+        if (session := self._workers.get(worker)) is not None:
+            self._drop(session, "gone", now)
+        self.descent.forget(worker)
+        if self.shelf is not None:
+            self.shelf.vacate(worker)
+
     def _drop(self, session: Session, why: str, now: float) -> None:
         """End a session. What it reserved is free; its loans are forgotten at the next hello."""
         self._sessions.pop(session.peer, None)
@@ -332,20 +354,24 @@ class Sessions:
         for worker in [worker for worker in self._waiting if self.descent.due(worker)]:
             pull, asked = self._waiting.pop(worker)
             self.stats.served(now - asked)
-            loan = self.descent.lend(worker)
-            effects += self._model(self._workers[worker].peer, loan.ticket, pull.have, now)
+            session = self._workers[worker]
+            loan = self.descent.lend(worker, hold=session.shared)
+            effects += self._model(session, loan.ticket, pull.have, now)
         return effects
 
-    def _model(self, peer: Peer, ticket: int, have: int, now: float) -> list[Effect]:
-        model = self.descent.model
+    def _model(self, session: Session, ticket: int, have: int, now: float) -> list[Effect]:
+        peer, model = session.peer, self.descent.model
         if have == model.version:
             return [Send(peer, Lent(ticket, model.version, 0))]
+        self.stats.moved(0, self._nbytes, now)
+        if session.shared and self.shelf is not None:
+            place = self.shelf.place(model.x)
+            if place is not None:
+                return [Send(peer, Lent(ticket, model.version, 0, place))]
         body = model.x.data.cast("B")
         if len(body) <= CHUNK_BYTES:
-            self.stats.moved(0, len(body), now)
             return [Send(peer, Lent(ticket, model.version, 0), body)]
         parts = [body[at : at + CHUNK_BYTES] for at in range(0, len(body), CHUNK_BYTES)]
-        self.stats.moved(0, len(body), now)
         return [
             Send(peer, Lent(ticket, model.version, len(parts))),
             *(Send(peer, Part(ticket, i), part) for i, part in enumerate(parts)),
@@ -362,6 +388,9 @@ class Sessions:
         session.then = Pull(push.have) if push.have is not None else None
         if self.descent.lent(worker, push.ticket) is None:
             return self._refuse(worker, push.ticket, "unasked", now)
+        if push.shared and session.shared and self.shelf is not None:
+            self.stats.moved(self._nbytes, 0, now)
+            return [Judge(_gradient(worker, push, self.shelf.take(worker)))]
         if not len(body):
             self._uploads.ask(worker, push, now)
             return self._grant(now)

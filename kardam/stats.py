@@ -171,7 +171,7 @@ class Stats:
         self.held_out.append((updates, now, loss, accuracy))
 
     def moved(self, received: int, sent: int, now: float) -> None:
-        """Bytes of models and gradients."""
+        """Bytes of models and gradients, over the wire or through shared memory."""
         self.received += received
         self.sent += sent
         self._received.add(received, now)

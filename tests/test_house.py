@@ -35,6 +35,7 @@ kardam.report
 kardam.flags  kardam.daemon  kardam.live  kardam.figures
 kardam.telemetry
 kardam.exposition
+kardam.shared
 kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
 kardam.outcome
 kardam.plan  kardam.records
@@ -46,6 +47,7 @@ kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.ra
 kardam.gathering.rivals  kardam.consensus  kardam.throttle
 kardam.gathering.gathering  kardam.stage
 kardam.aggregators  kardam.lens  kardam.uploads
+kardam.rooms
 kardam.growth  kardam.protocol
 kardam.places
 kardam.messages  kardam.spec  kardam.state  kardam.pages
@@ -53,7 +55,14 @@ kardam.errors
 kardam
 """
 
-SHELLS = {"kardam.client", "kardam.server", "kardam.daemon", "kardam.keys", "kardam.checkpoint"}
+SHELLS = {
+    "kardam.client",
+    "kardam.server",
+    "kardam.daemon",
+    "kardam.keys",
+    "kardam.checkpoint",
+    "kardam.shared",
+}
 SHELLS |= {
     "kardam.chronicle",
     "kardam.report",
@@ -87,7 +96,8 @@ DOORS = {
     "tomllib": {"kardam.flags", "kardam.chronicle"},
     "tomli_w": {"kardam.flags"},
     "ctypes": {"kardam.pages"},
-    "fcntl": {"kardam.records"},
+    "fcntl": {"kardam.records", "kardam.shared"},
+    "mmap": {"kardam.shared", "workers.board"},
     "datetime": {"kardam.daemon", "kardam.flags"},
     "asyncio": {
         *(f"kardam.{name}" for name in ("server", "daemon", "scribe", "telemetry")),
@@ -98,10 +108,16 @@ DOORS = {
         *{"workers.process", "workers.nursery"},
     },
     "random": {"kardam.client"},
-    "secrets": {"kardam.daemon"},
+    "secrets": {"kardam.daemon", "kardam.shared"},
     "threading": {"kardam.client", "workers.nursery"},
-    "socket": {"kardam.client", "kardam.daemon", "kardam.telemetry"},
-    "logging": {f"kardam.{name}" for name in ("client", "server", "scribe", "daemon", "__main__")},
+    "socket": {
+        *(f"kardam.{name}" for name in ("client", "daemon", "shared", "telemetry")),
+        *{"workers.nursery", "workers.swarm"},
+    },
+    "logging": {
+        *(f"kardam.{name}" for name in ("client", "server", "scribe", "daemon", "__main__")),
+        *{"kardam.shared", "workers.swarm"},
+    },
     "pickle": set(),
     "multiprocessing": set(),
 }

@@ -190,6 +190,7 @@ PUSH = {
     "loss": 0.5,
     "examples": 32,
     "have": None,
+    "shared": False,
 }
 
 

@@ -5,6 +5,7 @@ Every message is encoded and decoded on its way; nothing waits and nothing is ra
 """
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable
 from itertools import count
@@ -14,10 +15,11 @@ import numpy as np
 
 from kardam.keys import Tokens
 from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Vanish
-from kardam.messages import Declared, Down, Gradient, Judged, Manifest, Role, Up, Vector
+from kardam.messages import Declared, Down, Gradient, Judged, Lent, Manifest, Part, Role, Up, Vector
 from kardam.protocol import Bytes, ProtocolError, decode_down, decode_up, encode
 from kardam.recipe import Recipe
 from kardam.sessions import Effect, Judge, Peer, Send, Sessions, Terms
+from kardam.shared import SharedDesk, SharedShelf
 from kardam.stats import Stats
 
 T = TypeVar("T", bound=News)
@@ -54,12 +56,16 @@ class Town:
         quorum: int = 1,
         preset: str = "none",
         gather: str = "arrival",
+        shares: bool = False,
     ) -> None:
         self.n, self.d = n, d
         self.now = 0.0
         self.quorum = quorum
         self.preset = preset
         self.gather = gather
+        self.shares = shares
+        # Of models and gradients, over the wire.
+        self.bytes = 0
         self.secrets = count()
         self.peers = count()
         self.tokens = Tokens(n, lambda: f"secret {next(self.secrets)}")
@@ -80,6 +86,10 @@ class Town:
             split="by_label",
         )
         self.sessions = Sessions(descent, Stats(self.n, recipe.f), self.tokens, terms, self.now)
+        # Real memory, with its descriptors.
+        self.shelf = SharedShelf(self.d, self.n) if self.shares else None
+        if self.shelf is not None:
+            self.sessions.share(self.shelf)
 
     # --- people ---
 
@@ -88,7 +98,13 @@ class Town:
         tokens = self.tokens
         if token is None:
             token = {"operator": tokens.operator, "evaluator": tokens.evaluator}.get(role)
-        host = Host(Link(role, token or tokens.issue(worker), lambda: 1.0), self._peer())
+        desk = None
+        if self.shelf is not None and role == "worker":
+            by, pair = self.shelf.admit(worker)
+            desk = SharedDesk(by, pair)
+            os.close(pair.slot)
+        token = token or tokens.issue(worker)
+        host = Host(Link(role, token, lambda: 1.0, desk=desk), self._peer())
         self.hosts[host.peer] = host
         self.act(host, host.link.connected(self.now))
         return host
@@ -180,6 +196,7 @@ class Town:
         def arrive() -> None:
             message, body = decode_up(frames)
             self.sent.append(message)
+            self.bytes += len(body)
             self._effects(self.sessions.receive(host.peer, message, body, self.now), wire)
 
         return arrive
@@ -202,6 +219,7 @@ class Town:
             if host is not None and host.up:
                 message, body = decode_down(frames)
                 self.sent.append(message)
+                self.bytes += len(body) if isinstance(message, Lent | Judged | Part) else 0
                 if host.deaf is not None and isinstance(message, host.deaf):
                     host.up = False
                     return

@@ -53,6 +53,7 @@ from kardam.outcome import Outcome
 from kardam.plan import Plan
 from kardam.records import Records, check_new
 from kardam.server import Server
+from kardam.shared import shelf
 from kardam.spec import is_import_path, reads_file
 from kardam.view import Books
 from workers.crew import HONEST, Member, checked, crew, liars_among, without_sight
@@ -141,18 +142,27 @@ def end_some_time(choices: dict[str, Any]) -> None:
 @bind_options
 @record_options
 @chance_options
+@click.option(
+    "--transport",
+    type=click.Choice(["shared", "tcp"]),
+    default="shared",
+    show_default=True,
+    help="How models and gradients move: through memory that server and workers share, or as bytes"
+    " over TCP. Messages are TCP's in both.",
+)
 @dashboard_option
 @quiet_option
 @json_option
 def run_command(
     experiment: Path | None,
     task: str,
+    transport: str,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """A server and all of its workers on this machine, over TCP; progress, and a summary.
+    """A server and all of its workers on this machine; progress, and a summary.
 
     EXPERIMENT.toml has the flags as keys, like byzantine = 3; flags given here count more.
 
@@ -168,30 +178,37 @@ def run_command(
     members = without_sight(crew(n=plan.recipe.n, seed=plan.seed, **choices))
     if dry_run:
         print_experiment(plan.experiment)
-    finish(uvloop.run(_run(plan, members, quiet)), as_json)
+    finish(uvloop.run(_run(plan, members, transport == "shared", quiet)), as_json)
 
 
-async def _run(plan: Plan, members: list[Member], quiet: bool) -> Outcome:
-    liars = liars_among(members)
-    async with swarm(plan.task, plan.split, plan.recipe.n, plan.seed, liars) as hands:
+async def _run(plan: Plan, members: list[Member], shares: bool, quiet: bool) -> Outcome:
+    n, liars = plan.recipe.n, liars_among(members)
+    async with swarm(plan.task, plan.split, n, plan.seed, liars) as hands:
         manifest, x = await hands.opening()
+        memory = shelf(manifest.d, n) if shares else None
         async with daemon.running(plan, manifest, x) as run:
             server = run.server
+            if memory is not None:
+                server.sessions.share(memory)
             tokens = server.sessions.tokens
             hands.evaluate(server.endpoint, tokens.evaluator, EVALUATE_EVERY, PATIENCE)
             for member in members:
                 token = server.sessions.expect(
                     member.index, member.label, member.byzantine, server.now
                 )
-                hands.work(member, server.endpoint, token, PATIENCE)
+                hands.work(member, server.endpoint, token, PATIENCE, memory)
             if not quiet:
                 announce(run, plan, join=False)
             elif run.link:
                 click.echo(run.link, err=True)
             with Bar(quiet) as bar:
+                ended: set[str] = set()
 
                 def look() -> str:
                     bar.show(server.books, server.now)
+                    for name in hands.fates.keys() - ended - {EVALUATOR}:
+                        server.sessions.lost(int(name), server.now)
+                    ended.update(hands.fates)
                     return _too_few(hands, plan.recipe.quorum, plan.recipe.n)
 
                 ending = await run.wait(look)

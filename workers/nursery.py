@@ -11,6 +11,7 @@ import json
 import os
 import selectors
 import signal
+import socket
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ import torch
 
 from kardam import pages
 from kardam.errors import KardamError
+from kardam.shared import Pair, Pass, SharedDesk, taken_over
 from workers.board import Board, shared
 from workers.crew import Member
 from workers.objective import Network
@@ -51,6 +53,7 @@ class Nursery:
         boards: list[Board],
         events: BinaryIO,
         lifeline: int,
+        way: socket.socket,
     ) -> None:
         self._network = network
         self._shares = shares
@@ -58,6 +61,8 @@ class Nursery:
         self._boards = boards
         self._events = events
         self._lifeline = lifeline
+        # On which descriptors come, of memory that the server shares with one child.
+        self._way = way
         self._children: dict[int, Child] = {}
         self._selector = selectors.DefaultSelector()
 
@@ -80,28 +85,39 @@ class Nursery:
         hear, speak = os.pipe()
         lies = order["order"] == "work" and Member(**order["member"]).byzantine
         board = self._boards.pop() if lies else None
+        # Only now, so that no child inherits what is another's.
+        pair = taken_over(self._way) if order.get("memory") else None
         pid = os.fork()
         if pid == 0:
-            self._become(order, board, speak)
+            self._become(order, board, speak, pair)
         os.close(speak)
+        for descriptor in pair or ():
+            os.close(descriptor)
         self._children[hear] = Child(order["name"], pid)
         self._selector.register(hear, selectors.EVENT_READ)
         tell(self._events, event="started", name=order["name"], pid=pid)
 
-    def _become(self, order: dict[str, Any], board: Board | None, speak: int) -> NoReturn:
+    def _become(
+        self, order: dict[str, Any], board: Board | None, speak: int, pair: Pair | None
+    ) -> NoReturn:
         """In the child: do as ordered, leave last words, and never return."""
         code, words = 1, ""
         try:
             self._selector.close()
             self._events.close()
+            self._way.close()
             os.close(0)
             signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
             threading.Thread(target=_follow, args=(self._lifeline,), daemon=True).start()
             match order:
-                case {"order": "work", "member": member, "name": _, **rest}:
-                    who = Member(**member)
+                case {"order": "work", "member": member, "memory": memory, "name": _, **rest}:
                     work(
-                        member=who, network=self._network, shares=self._shares, board=board, **rest
+                        member=Member(**member),
+                        network=self._network,
+                        shares=self._shares,
+                        board=board,
+                        desk=SharedDesk(Pass(**memory), pair) if pair is not None else None,
+                        **rest,
                     )
                 case {"order": "evaluate", "name": _, **rest}:
                     evaluate(network=self._network, **rest)
@@ -168,8 +184,8 @@ def _follow(lifeline: int) -> None:
 
 
 def main() -> None:
-    """Arguments: the lifeline, and {task, split, n, liars, seed}. Tell the first model, then follow
-    orders.
+    """Arguments: the lifeline, the way of descriptors, and {task, split, n, liars, seed}. Tell the
+    first model, then follow orders.
     """
     # What a task prints is the user's; our own words have a descriptor of their own.
     events = os.fdopen(os.dup(1), "wb")
@@ -178,7 +194,8 @@ def main() -> None:
     torch.set_num_threads(1)
     pages.keep()  # the children's, too
     lifeline = int(sys.argv[1])
-    request = json.loads(sys.argv[2])
+    way = socket.socket(fileno=int(sys.argv[2]))
+    request = json.loads(sys.argv[3])
     try:
         task = load_task(request["task"], request["seed"])
         held = shares(task, request["n"], request["seed"], request["split"])
@@ -191,5 +208,5 @@ def main() -> None:
     events.write(x.data.cast("B"))
     events.flush()
     boards = shared(request["n"], request["liars"], network.manifest.d)
-    Nursery(network, held, boards, events, lifeline).run()
+    Nursery(network, held, boards, events, lifeline, way).run()
     os._exit(0)  # nothing is left to clean up, and a closed pipe is no news

@@ -10,6 +10,7 @@ import time
 import torch
 
 from kardam.client import Client, Halted
+from kardam.rooms import Desk
 from workers.board import Board
 from workers.crew import Member
 from workers.objective import LocalObjective, Network
@@ -25,9 +26,10 @@ def work(
     shares: Shares,
     board: Board | None,
     patience: float,
+    desk: Desk | None = None,
 ) -> None:
     """Be this member, of all workers' `shares` with its own, until the server ends the run; a liar
-    has a place at the `board`, and `patience` is as for Client.
+    has a place at the `board`; `patience` and `desk` are as for Client.
 
     Raises what Client raises, and TaskError where the task is not the server's, or fails.
     """
@@ -40,6 +42,7 @@ def work(
             label=member.label,
             byzantine=member.byzantine,
             patience=patience,
+            desk=desk,
         ) as client,
     ):
         agree(network.manifest, client.manifest)

@@ -7,7 +7,9 @@ Never in here: what a child does, or when there are enough of them.
 import asyncio
 import contextlib
 import json
+import logging
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
@@ -17,7 +19,10 @@ import numpy as np
 
 from kardam.errors import raise_by_code
 from kardam.messages import Manifest, Vector
+from kardam.shared import Pass, SharedShelf, hand_over
 from workers.crew import Member
+
+log = logging.getLogger(__name__)
 
 # What the evaluator is called; workers are called by their numbers.
 EVALUATOR = "evaluator"
@@ -45,12 +50,14 @@ class Fate:
 class Swarm:
     """Children by name: the processes that live, and the fates of those that do not."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, way: socket.socket) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
         self._orders = process.stdin
         self._events = process.stdout
+        # On which descriptors go, before the order that speaks of them.
+        self._way = way
         self.pids: dict[str, int] = {}
         self.fates: dict[str, Fate] = {}
         self.changed = asyncio.Event()
@@ -69,16 +76,36 @@ class Swarm:
         self._listening = asyncio.create_task(self._listen())
         return manifest, np.frombuffer(body, np.float32)
 
-    def work(self, member: Member, endpoint: str, token: str, patience: float) -> None:
-        """Start a worker."""
+    def work(
+        self,
+        member: Member,
+        endpoint: str,
+        token: str,
+        patience: float,
+        shelf: SharedShelf | None = None,
+    ) -> None:
+        """Start a worker, which shares the memory of the `shelf` where that can be."""
+        memory = self._admit(member, shelf) if shelf is not None else None
         self._order(
             "work",
             str(member.index),
             member=asdict(member),
+            memory=asdict(memory) if memory is not None else None,
             endpoint=endpoint,
             token=token,
             patience=patience,
         )
+
+    def _admit(self, member: Member, shelf: SharedShelf) -> Pass | None:
+        try:
+            memory, pair = shelf.admit(member.index)
+            hand_over(self._way, pair)
+        except OSError as error:
+            # It would be one of very many workers: there are only so many descriptors.
+            log.warning("worker %d goes over TCP: no shared memory (%s)", member.index, error)
+            shelf.vacate(member.index)
+            return None
+        return memory
 
     def evaluate(self, endpoint: str, token: str, every: float, patience: float) -> None:
         """Start an evaluator."""
@@ -148,20 +175,23 @@ async def swarm(task: str, split: str, n: int, seed: int, liars: int = 0) -> Asy
     program = f"import sys; sys.path[:] = {sys.path!r}; from workers.nursery import main; main()"
     request = {"task": task, "split": split, "n": n, "liars": liars, "seed": seed}
     theirs, ours = os.pipe()
+    way, their_way = socket.socketpair()
     try:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-c", program),
-            *(str(theirs), json.dumps(request)),
+            *(str(theirs), str(their_way.fileno()), json.dumps(request)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            pass_fds=(theirs,),
+            pass_fds=(theirs, their_way.fileno()),
             limit=LINE_BYTES_MAX,
         )
         os.close(theirs)
-        hands = Swarm(process)
+        their_way.close()
+        hands = Swarm(process, way)
         try:
             yield hands
         finally:
             await hands._end()
     finally:
         os.close(ours)
+        way.close()
