@@ -3,8 +3,8 @@
     python -m bench.verdict
 
 A descent by the default recipe is driven directly, without workers: random gradients of random
-workers. Microseconds of CPU of one thread, the lowest decile of the verdicts that admit and clip,
-which do everything: what it takes where nobody else fills the caches. Every second one is timed by
+workers. Microseconds of CPU of one thread, the lowest decile of the verdicts that admit, which do
+everything: what it takes where nobody else fills the caches. Every second one is timed by
 its stages, by wrapping what the descent calls, and the others as a whole.
 """
 
@@ -65,13 +65,13 @@ class Clock:
         began = time.thread_time()
         told = call()
         taken = time.thread_time() - began
-        if told.admitted and told.weight < 1:
+        if told.admitted:
             self.wholes.append(taken)
 
     def by_stage(self, call: Callable[[], Verdict]) -> None:
         self._now = defaultdict(float)
         told = call()
-        if told.admitted and told.weight < 1:
+        if told.admitted:
             self.stages.append(self._now)
 
     def microseconds(self) -> dict[str, float]:

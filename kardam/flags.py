@@ -99,7 +99,8 @@ recipe_options = options(
         "--memory",
         default=DEFAULT_MEMORY,
         show_default=True,
-        help=f"How workers' answers are remembered: {', '.join(MEMORIES)}:k=512.",
+        help=f"How workers' answers are remembered: {', '.join(MEMORIES)}:k=512; auto is sketched"
+        " where vectors are long.",
     ),
 )
 

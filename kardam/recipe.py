@@ -65,7 +65,7 @@ DEFAULT_GATHER = "arrival:m=1"
 
 DEFAULT_AGGREGATOR = "average"
 
-DEFAULT_MEMORY = "exact"
+DEFAULT_MEMORY = "auto"
 
 
 # What a server's books can be asked to hold.
@@ -144,7 +144,7 @@ class Recipe:
         """
         filter = chain(self.filter, self.n, self.f, table={**STAGES, **TRUSTED}, root=root)
         dampening = build(self.dampening, DAMPENINGS, "--dampening", n=self.n, f=self.f)
-        if filter.exact and self.memory != "exact":
+        if filter.exact and self.memory not in ("auto", "exact"):
             raise UsageError(
                 f"--memory {self.memory}: --filter {self.filter} needs the vectors themselves; give"
                 " --memory exact"
@@ -160,7 +160,9 @@ class Recipe:
             rate=build(self.rate, RATES, "--rate"),
             optimizer=build(self.optimizer, OPTIMIZERS, "--optimizer"),
             gathering=self._gathering(),
-            lens=build(memory, MEMORIES, "--memory", d=x.size, chance=chance),
+            lens=build(
+                memory, MEMORIES, "--memory", d=x.size, chance=chance, compared=filter.exact
+            ),
             # The rate is no knob of the state: it remembers nothing, and may be another.
             knobs={
                 "--workers": self.n,

@@ -169,6 +169,23 @@ def test_k_that_makes_no_sketch_is_an_error_with_the_range(k: int) -> None:
 # --- in a descent ---
 
 
+@pytest.mark.parametrize(
+    ("d", "secret", "compared", "kind"),
+    [
+        (RUN, True, False, Exact),
+        (RUN + 1, True, False, Sketched),
+        (RUN + 1, False, False, Exact),
+        (RUN + 1, True, True, Exact),
+    ],
+)
+def test_auto_sketches_what_is_long_unless_it_may_not(
+    d: int, secret: bool, compared: bool, kind: type
+) -> None:
+    chance = np.random.default_rng(0) if secret else None
+    lens = build("auto", MEMORIES, "--memory", d=d, chance=chance, compared=compared)
+    assert isinstance(lens, kind)
+
+
 def fresh(d: int = 2000, **recipe: Any) -> Descent:
     chosen = Recipe.of(n=4, **{"preset": "middle", "memory": "sketched:k=64", **recipe})
     return chosen.descent(np.ones(d, np.float32), chance=np.random.default_rng(7))
