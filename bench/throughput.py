@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from bench.wires import Wire, gradients, kardam, missing, raw, ray_actor, torch_rpc
+from bench.wires import DEFAULT_WIDE, Wire, gradients, kardam, missing, raw, ray_actor, torch_rpc
 from kardam import pages
 
 FORK = multiprocessing.get_context("fork")
@@ -50,7 +50,7 @@ PATIENCE = 120
 END_SECONDS = 10
 
 RAW, UPDATED, RIDING = "raw ZeroMQ", "raw + update", "raw + update, one journey"
-NONE, DEFAULT = "kardam, no filter", "kardam, default"
+NONE, DEFAULT, SHARED = "kardam, no filter", "kardam, default", "kardam, default, shared memory"
 TORCH, RAY = "torch.distributed.rpc", "Ray actor"
 
 # Of each, above by below.
@@ -61,6 +61,9 @@ RATIOS = (
     (DEFAULT, NONE),
     (DEFAULT, TORCH),
     (DEFAULT, RAY),
+    (SHARED, RAW),
+    (SHARED, TORCH),
+    (SHARED, RAY),
 )
 # The same of processor time.
 LIGHT = ((NONE, UPDATED), (DEFAULT, UPDATED))
@@ -69,6 +72,8 @@ SHORT = {
     RIDING: "raw+ one journey",
     NONE: "none",
     DEFAULT: "default",
+    RAW: "raw",
+    SHARED: "shared",
     TORCH: "rpc",
     RAY: "Ray",
 }
@@ -99,7 +104,8 @@ def contestants(d: int) -> Iterator[tuple[str, Wire]]:
     for chunk in sizes:
         yield RIDING, raw(chunk, update=True, rides=True)
     yield NONE, kardam(NONE, "none")
-    yield DEFAULT, kardam(DEFAULT, "middle")
+    yield DEFAULT, kardam(DEFAULT, DEFAULT_WIDE)
+    yield SHARED, kardam(SHARED, DEFAULT_WIDE, shares=True)
     for name, peer in ((TORCH, torch_rpc), (RAY, ray_actor)):
         if not missing(PEERS[name]):
             yield name, peer()
@@ -280,10 +286,18 @@ def line(row: dict[str, Any], columns: Sequence[str]) -> str:
 def main(
     sizes: tuple[int, ...], crews: tuple[int, ...], seconds: float, repetitions: int, out: Path
 ) -> None:
-    """Cycles a second over TCP: ZeroMQ alone, kardam, and peers."""
+    """Cycles a second on one machine: ZeroMQ alone, kardam, and peers."""
     for name in (name for name, library in PEERS.items() if missing(library)):
         print(f"{name} is not installed here, and left out", file=sys.stderr)
-    columns = [RAW, UPDATED, RIDING, NONE, DEFAULT, *(n for n in PEERS if not missing(PEERS[n]))]
+    columns = [
+        RAW,
+        UPDATED,
+        RIDING,
+        NONE,
+        DEFAULT,
+        SHARED,
+        *(n for n in PEERS if not missing(PEERS[n])),
+    ]
     heads = [*columns, *(f"{SHORT[above]} / {SHORT[below]}" for above, below in RATIOS)]
     heads += [f"processor, {SHORT[above]} / {SHORT[below]}" for above, below in LIGHT]
     print(f"| d | workers | {' | '.join(heads)} |")

@@ -7,6 +7,7 @@ push a gradient, hear what became of it. Never in here: the clock.
 import asyncio
 import contextlib
 import importlib.util
+import json
 import os
 import socket
 import tempfile
@@ -14,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from kardam.records import Records
 from kardam.server import Server
 from kardam.server import serve as served
 from kardam.sessions import Sessions
+from kardam.shared import Pass, SharedDesk, SharedShelf, hand_over, taken_over
 
 GAMMA = np.float32(1e-3)
 
@@ -44,8 +46,14 @@ RAY_HERE: dict[str, Any] = {
     "_node_ip_address": "127.0.0.1",
 }
 
-# Workers of the default chain that are heard before the clock starts; see `primed`.
-PHANTOMS = 2
+# The default chain, with bounds that nobody crosses: to be refused is cheaper, and would flatter.
+DEFAULT_WIDE = (
+    "growth:band=relative,c=1e30,exponent=0.5,span=25+consensus:far=1e30,near=0,echo=0"
+    "+throttle:factor=1e30+clip:factor=2"
+)
+
+# With f = 1 a filter wants four workers; those who never come are heard before the clock starts.
+N_LEAST = 4
 
 # One turn of a worker; whether its gradient was used.
 Cycle = Callable[[], bool]
@@ -153,16 +161,19 @@ def _turns(pool: list[Vector]) -> Iterator[Vector]:
 # --- kardam ---
 
 
-def kardam(name: str, preset: str) -> Wire:
-    """A server by this preset and its journal, as `kardam serve` has them; workers on a Client."""
+def kardam(name: str, filter: str, shares: bool = False) -> Wire:
+    """A server by this filter and its journal, as `kardam serve` has them; workers on a Client.
+    With shared memory, where it `shares`.
+    """
 
     def serve(d: int, workers: int, ready: Callable[[Any], None]) -> None:
-        uvloop.run(_serve(d, workers, preset, ready))
+        uvloop.run(_serve(d, workers, filter, shares, ready))
 
     @contextlib.contextmanager
     def work(where: Any, index: int, d: int, pool: list[Vector]) -> Iterator[Cycle]:
-        endpoint, tokens = where
-        with Client(endpoint, "worker", token=tokens[index]) as client:
+        endpoint, tokens, door = where
+        desk = _admitted(door, index) if shares else None
+        with Client(endpoint, "worker", token=tokens[index], desk=desk) as client:
             turn = _turns(pool)
             lease = client.pull()
 
@@ -176,45 +187,73 @@ def kardam(name: str, preset: str) -> Wire:
     return Wire(name, serve, work)
 
 
-async def _serve(d: int, workers: int, preset: str, ready: Callable[[Any], None]) -> None:
-    sessions = primed(d, workers, preset)
+async def _serve(
+    d: int, workers: int, filter: str, shares: bool, ready: Callable[[Any], None]
+) -> None:
+    sessions = primed(d, workers, filter)
     tokens = [sessions.tokens.issue(worker) for worker in range(workers)]
-    with tempfile.TemporaryDirectory() as folder, Records.create(Path(folder), "", 1) as records:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Records.create(Path(folder), "", 1) as records,
+        socket.socket(socket.AF_UNIX) as door,
+    ):
         server: Server
 
         def observe(verdict: Verdict, _: float) -> None:
             records.verdict(verdict, server.now)
 
+        door.bind(f"{folder}/door")
+        door.listen(workers)
+        if shares:
+            shelf = SharedShelf(d, workers)
+            sessions.share(shelf)
+            threading.Thread(target=_admit, args=(door, shelf), daemon=True).start()
         async with served(sessions, "tcp://127.0.0.1:0", observe) as server:
-            ready((server.endpoint, tokens))
+            ready((server.endpoint, tokens, f"{folder}/door"))
             while True:
                 await asyncio.sleep(FLUSH)
                 records.flush()
 
 
-def primed(d: int, workers: int, preset: str) -> Sessions:
-    """A server that has heard everybody twice, so that its filter is ready, and where nobody of the
-    `workers` is ever refused: refusing is cheaper, and would flatter.
+def _admit(door: socket.socket, shelf: SharedShelf) -> None:
+    """Give everybody who comes what it needs to see the shelf; in a run a nursery does."""
+    while True:
+        guest, _ = door.accept()
+        with guest:
+            by, pair = shelf.admit(int(guest.recv(16)))
+            hand_over(guest, pair)
+            guest.sendall(json.dumps(asdict(by)).encode())
 
-    Two more workers, PHANTOMS, are heard and never come: one whose gradient hardly changes and one
-    whose gradient leaps. With f = 1 they take the two ends of the band.
+
+def _admitted(door: str, index: int) -> SharedDesk:
+    with socket.socket(socket.AF_UNIX) as way:
+        way.connect(door)
+        way.sendall(str(index).encode())
+        pair = taken_over(way)
+        desk = SharedDesk(Pass(**json.loads(way.recv(1024))), pair)
+    for descriptor in pair:
+        os.close(descriptor)
+    return desk
+
+
+def primed(d: int, workers: int, filter: str) -> Sessions:
+    """A server that has heard everybody until its filter is ready, and where nobody of the
+    `workers` is ever refused.
     """
-    n = workers + PHANTOMS
-    recipe = Recipe.of(n, 1, preset=preset, rate=f"constant:gamma={GAMMA}")
+    n = max(workers, N_LEAST)
+    recipe = Recipe.of(n, 1, filter=filter, rate=f"constant:gamma={GAMMA}")
     manifest = Manifest((("x", (d,)),))
     sessions = daemon.house(recipe, np.zeros(d, np.float32), manifest, seed=1, task="")
     sessions.terms = replace(sessions.terms, quorum=1)
     descent = sessions.descent
     pools = [gradients(index, d) for index in range(n)]
-    still, leaps = n - 2, n - 1
-    pools[still][1] = pools[still][0] * np.float32(1 + 1e-6)
-    pools[leaps][1] = pools[leaps][0] * np.float32(-100)
-    for turn in range(2):
-        for worker in range(n):
-            loan = descent.lend(worker)
-            descent.receive(Gradient(worker, loan.ticket, pools[worker][turn]))
+    # A start-up of one or two updates, and a pair of answers of each that is apart by one.
+    for turn in range(4):
+        for index in range(n):
+            g = pools[index][turn % 2]
+            descent.receive(Gradient(index, descent.lend(index).ticket, g))
     if not descent.filter.ready:
-        raise RuntimeError(f"the filter of {preset!r} is not ready after two answers of each")
+        raise RuntimeError(f"the filter {filter!r} is not ready after four answers of each")
     return sessions
 
 

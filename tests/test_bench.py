@@ -7,6 +7,9 @@ import pytest
 from bench import dampening, knob, throughput, wires
 from kardam.filters import Growth
 from kardam.messages import Gradient
+from kardam.recipe import DEFAULT_PRESET, PRESETS
+from kardam.spec import parse
+from kardam.spec import stages as parts
 
 
 @pytest.mark.parametrize(("n", "f"), [(4, 1), (10, 3), (20, 3), (20, 6)])
@@ -43,11 +46,11 @@ def test_of_several_ways_to_do_the_same_the_better_is_compared_turn_by_turn() ->
     assert throughput.ratio(columns, "ours", "raw") == 1.0  # of 0.5, 1 and 1.5
 
 
-@pytest.mark.parametrize(("preset", "stages"), [("none", 0), ("middle", 2)])
+@pytest.mark.parametrize(("filter", "stages"), [("none", 0), (wires.DEFAULT_WIDE, 4)])
 def test_the_filter_of_the_benchmark_is_ready_and_refuses_none_of_its_workers(
-    preset: str, stages: int
+    filter: str, stages: int
 ) -> None:
-    descent = wires.primed(d=1000, workers=2, preset=preset).descent
+    descent = wires.primed(d=1000, workers=2, filter=filter).descent
     assert len(descent.filter.stages) == stages  # type: ignore[attr-defined]  # a Chain
     pools = [wires.gradients(worker, 1000) for worker in range(2)]
     for turn in range(20):
@@ -58,6 +61,13 @@ def test_the_filter_of_the_benchmark_is_ready_and_refuses_none_of_its_workers(
     assert descent.model.version >= 20
 
 
+def test_the_chain_of_the_benchmark_is_the_default_one_but_for_its_bounds() -> None:
+    default = PRESETS[DEFAULT_PRESET].filter
+    assert [parse(stage, "").name for stage in parts(wires.DEFAULT_WIDE)] == [
+        parse(stage, "").name for stage in parts(default)
+    ]
+
+
 @pytest.mark.slow
 def test_every_wire_makes_full_cycles_of_chunked_and_of_small_models() -> None:
     for d in (100, 300_000):
@@ -65,7 +75,8 @@ def test_every_wire_makes_full_cycles_of_chunked_and_of_small_models() -> None:
             wires.raw(2**20, update=True),
             wires.raw(throughput.WHOLE, update=False),
             wires.raw(2**20, update=True, rides=True),
-            wires.kardam("kardam", "middle"),
+            wires.kardam("kardam", wires.DEFAULT_WIDE),
+            wires.kardam("shared", "none", shares=True),
         ):
             rate = throughput.repetition(wire, d, workers=2, seconds=0.1)
             assert rate.cycles > 0
