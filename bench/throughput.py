@@ -115,12 +115,12 @@ def repetition(wire: Wire, d: int, workers: int, seconds: float) -> Rate:
     """From the start of its processes to their end; counted is what happens when all are warm."""
     with contextlib.ExitStack() as stack:
         hear, tell = FORK.Pipe(duplex=False)
-        server = _start(stack, wire.serve, d, workers, tell.send)
-        where = _heard(hear, wire)
+        server = start(stack, wire.serve, d, workers, tell.send)
+        where = heard(hear, wire.name)
         meeting = FORK.Barrier(workers)
         for index in range(workers):
-            _start(stack, _work, wire, where, index, d, meeting, seconds, tell, server)
-        told = [_heard(hear, wire) for _ in range(workers)]
+            start(stack, _work, wire, where, index, d, meeting, seconds, tell, server)
+        told = [heard(hear, wire.name) for _ in range(workers)]
     cycles = sum(one["cycles"] for one in told)
     # Each has measured the server over much the same time.
     seconds = mean(one["seconds"] for one in told)
@@ -132,7 +132,8 @@ def repetition(wire: Wire, d: int, workers: int, seconds: float) -> Rate:
     )
 
 
-def _start(stack: contextlib.ExitStack, target: Callable[..., None], *rest: Any) -> int:
+def start(stack: contextlib.ExitStack, target: Callable[..., None], *rest: Any) -> int:
+    """A process of its own, by its id; it ends with the stack."""
     process = FORK.Process(target=_begin, args=(target, *rest))
     process.start()
     stack.callback(_end, process)
@@ -152,9 +153,10 @@ def _end(process: ForkProcess) -> None:
     process.join()
 
 
-def _heard(hear: Connection, wire: Wire) -> Any:
+def heard(hear: Connection, who: str) -> Any:
+    """The next word of a process of ours."""
     if not hear.poll(PATIENCE):
-        raise click.ClickException(f"{wire.name}: nothing heard for {PATIENCE} s")
+        raise click.ClickException(f"{who}: nothing heard for {PATIENCE} s")
     return hear.recv()
 
 
@@ -177,7 +179,7 @@ def _work(
         while time.monotonic() < start:
             cycle()
         begin = now = time.monotonic()
-        own, others = time.process_time(), _processor_seconds(server)
+        own, others = time.process_time(), processor_seconds(server)
         cycles = admitted = 0
         while now < start + seconds:
             admitted += cycle()
@@ -188,7 +190,7 @@ def _work(
             "admitted": admitted,
             "seconds": now - begin,
             "own": time.process_time() - own,
-            "server": _processor_seconds(server) - others,
+            "server": processor_seconds(server) - others,
         }
         # The others are to be measured with this one at work.
         while time.monotonic() < start + seconds + WARM_SECONDS:
@@ -197,7 +199,7 @@ def _work(
         meeting.wait()
 
 
-def _processor_seconds(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
     """Of all threads of a process (Linux: the clock id of another process, CPUCLOCK_SCHED)."""
     return time.clock_gettime((~pid << 3) | 2)
 

@@ -13,7 +13,7 @@ import socket
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -190,6 +190,16 @@ def kardam(name: str, filter: str, shares: bool = False) -> Wire:
 async def _serve(
     d: int, workers: int, filter: str, shares: bool, ready: Callable[[Any], None]
 ) -> None:
+    async with serving(d, workers, filter, shares) as (_, where):
+        ready(where)
+        await asyncio.Event().wait()
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    d: int, workers: int, filter: str, shares: bool = False
+) -> AsyncIterator[tuple[Server, Any]]:
+    """A server with its journal, and where its workers find it."""
     sessions = primed(d, workers, filter)
     tokens = [sessions.tokens.issue(worker) for worker in range(workers)]
     with (
@@ -202,17 +212,24 @@ async def _serve(
         def observe(verdict: Verdict, _: float) -> None:
             records.verdict(verdict, server.now)
 
+        async def flush() -> None:
+            while True:
+                await asyncio.sleep(FLUSH)
+                records.flush()
+
         door.bind(f"{folder}/door")
         door.listen(workers)
         if shares:
             shelf = SharedShelf(d, workers)
             sessions.share(shelf)
             threading.Thread(target=_admit, args=(door, shelf), daemon=True).start()
-        async with served(sessions, "tcp://127.0.0.1:0", observe) as server:
-            ready((server.endpoint, tokens, f"{folder}/door"))
-            while True:
-                await asyncio.sleep(FLUSH)
-                records.flush()
+        async with (
+            served(sessions, "tcp://127.0.0.1:0", observe) as server,
+            asyncio.TaskGroup() as tasks,
+        ):
+            flushing = tasks.create_task(flush())
+            yield server, (server.endpoint, tokens, f"{folder}/door")
+            flushing.cancel()
 
 
 def _admit(door: socket.socket, shelf: SharedShelf) -> None:
