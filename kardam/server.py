@@ -35,8 +35,9 @@ Observe = Callable[[Verdict, float], None]
 # Seconds between looks at the clock: for deadlines, and for a socket that should have woken us.
 TICK = 0.2
 
-# Messages in one go, before other tasks have their turn.
-BUDGET = 64
+# Seconds in one go, before other tasks have their turn: so many and what one message takes. A
+# number of messages would say nothing, since one may cost 20 microseconds or 20 milliseconds.
+SLICE = 0.002
 
 # A peer for whom so many messages wait here does not read; what waits is thrown away.
 BACKLOG_MAX = 1024
@@ -91,12 +92,11 @@ class Router:
                 del self._backlog[peer]
 
     def look(self) -> bool:
-        """Read up to BUDGET messages, write what waits; whether there is more to read."""
-        left = BUDGET
+        """Read for a SLICE, write what waits; whether there is more to read."""
+        until = time.perf_counter() + SLICE
         # To ask costs half of a receive that fails.
-        while (more := self._readable()) and left > 0:
+        while (more := self._readable()) and time.perf_counter() < until:
             self._deliver(*self._receive())
-            left -= 1
         if self._backlog:
             for peer in list(self._backlog):
                 self._retry(peer)
