@@ -7,6 +7,7 @@ see to; or what a worker says of itself.
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,9 @@ SAMPLE = 256
 
 # Among how many of those that lie equally far from the centre each looks for its twins.
 NEIGHBOURS = 32
+
+# What is divided by at least.
+TINY = np.finfo(np.float32).tiny
 
 
 class _Average(NamedTuple):
@@ -47,12 +51,10 @@ class _Record:
 
 
 class _Centre(NamedTuple):
-    """z; the mean of the pulls that moved it there; their total weight; and each worker's pull."""
+    """z, and z_(-p) of each worker p that had a part in it."""
 
     z: Vector
-    mean: Vector
-    total: float
-    pulls: dict[WorkerId, Vector]
+    without: dict[WorkerId, Vector]
 
 
 class Consensus(Stage):
@@ -154,7 +156,8 @@ class Consensus(Stage):
             self._move()
         if self._centre is None:
             return Refusal("unmeasured")
-        value = distance(self._history(worker), self._centre_without(worker, self._centre))
+        others = self._centre.without.get(worker, self._centre.z)
+        value = distance(self._history(worker), others)
         value /= self._noise(worker)
         low, high = self.near * self.median, self.far * self.median
         if self._serves(worker, too_far=value > high) or not low <= value <= high:
@@ -205,24 +208,21 @@ class Consensus(Stage):
         histories = np.stack([self._history(worker) for worker in workers])
         z = self._centre.z if self._centre is not None else np.median(histories, axis=0)
         pulls = histories - z
-        lengths = np.linalg.norm(pulls, axis=1)
+        lengths = _lengths(pulls)
         noise = [self._noise(worker) for worker in workers]
-        weights = _voices((pulls / np.array(noise)[:, None]).astype(np.float32), self.echo)
-        radius = float(np.median(lengths))
-        shrink = np.minimum(1.0, radius / np.maximum(lengths, np.finfo(np.float32).tiny))
+        weights = _voices(pulls / np.array(noise, np.float32)[:, None], self.echo)
+        radius = median(lengths.tolist())
+        shrink = np.minimum(1.0, radius / np.maximum(lengths, TINY))
         pulls *= shrink[:, None].astype(np.float32)
-        mean = np.average(pulls, axis=0, weights=weights).astype(np.float32)
-        self._centre = _Centre(
-            (z + mean).astype(np.float32),
-            mean,
-            float(weights.sum()),
-            dict(zip(workers, pulls, strict=True)),
-        )
+        total = float(weights.sum())
+        mean = (weights / total).astype(np.float32) @ pulls
+        z = (z + mean).astype(np.float32)
+        # The mean of the others is as far on this side of the mean as a worker's part is beyond.
+        parts = np.where(total > weights, weights / np.maximum(total - weights, TINY), 0)
+        without = z - parts.astype(np.float32)[:, None] * (pulls - mean)
+        self._centre = _Centre(z, dict(zip(workers, without, strict=True)))
         self._weights.update(zip(workers, weights.tolist(), strict=True))
-        values = [
-            distance(history, self._centre_without(worker, self._centre)) / spread
-            for worker, history, spread in zip(workers, histories, noise, strict=True)
-        ]
+        values = (_lengths(histories - without) / noise).tolist()
         voiced = list(zip(values, weights.tolist(), strict=True))
         low = self.near * _weighted_median(voiced)
         # Again without those that are too near: they would draw the bounds in around themselves.
@@ -240,14 +240,6 @@ class Consensus(Stage):
         strides = -(-len(workers) // SAMPLE)
         self._turns += 1
         return workers[self._turns % strides :: strides]
-
-    def _centre_without(self, worker: WorkerId, centre: _Centre) -> Vector:
-        pull, weight = centre.pulls.get(worker), self._weights.get(worker, 1.0)
-        if pull is None or not centre.total > weight:
-            return centre.z
-        rest = np.float32(weight / (centre.total - weight))
-        without: Vector = centre.z + rest * (centre.mean - pull)
-        return without
 
     # --- terms ---
 
@@ -300,8 +292,7 @@ class Consensus(Stage):
     def state(self) -> State:
         centre = None
         if self._centre is not None:
-            pulls = [[worker, pull] for worker, pull in self._centre.pulls.items()]
-            centre = [self._centre.z, self._centre.mean, self._centre.total, pulls]
+            centre = [self._centre.z, [[p, z] for p, z in self._centre.without.items()]]
         return {
             "averages": [[worker, *its] for worker, its in self._averages.items()],
             "records": [
@@ -328,8 +319,8 @@ class Consensus(Stage):
         self._credits = {worker: value for worker, value in state["credits"]}
         self.median, self._since, self._turns = state["median"], state["since"], state["turns"]
         if (centre := state["centre"]) is not None:
-            z, mean, total, pulls = centre
-            self._centre = _Centre(z, mean, total, {worker: pull for worker, pull in pulls})
+            z, without = centre
+            self._centre = _Centre(z, {worker: others for worker, others in without})
 
 
 def _weighted_median(voiced: list[tuple[float, float]]) -> float:
@@ -342,6 +333,12 @@ def _weighted_median(voiced: list[tuple[float, float]]) -> float:
     return math.nan
 
 
+def _lengths(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of each row, in one pass: a third of the time of numpy's norm, which makes arrays."""
+    lengths: NDArray[np.float32] = np.sqrt(np.vecdot(rows, rows))
+    return lengths
+
+
 def _voices(pulls: NDArray[np.float32], echo: float) -> NDArray[np.float64]:
     """The weight of each row: one over the number of rows that coincide with it, itself included.
 
@@ -350,17 +347,17 @@ def _voices(pulls: NDArray[np.float32], echo: float) -> NDArray[np.float64]:
     place is at one distance.
     """
     n = len(pulls)
-    order = np.argsort(np.linalg.norm(pulls, axis=1), kind="stable")
+    order = np.argsort(_lengths(pulls), kind="stable")
     ranked = pulls[order]
     gaps = [
-        np.linalg.norm(ranked[offset:] - ranked[:-offset], axis=1)
+        _lengths(ranked[offset:] - ranked[:-offset])
         for offset in range(1, min(NEIGHBOURS, n - 1) + 1)
     ]
     nearest = np.full(n, np.inf)
     for offset, gap in enumerate(gaps, 1):
         nearest[offset:] = np.minimum(nearest[offset:], gap)
         nearest[:-offset] = np.minimum(nearest[:-offset], gap)
-    radius = echo * float(np.median(nearest))
+    radius = echo * median(nearest.tolist())
     twins = np.ones(n)
     for offset, gap in enumerate(gaps, 1):
         close = gap < radius

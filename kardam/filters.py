@@ -96,6 +96,8 @@ class Growth(Stage):
         # How many are thrown away at each end.
         self.lowest, self.highest = lowest, highest
         self.growths = Population()
+        # As of the last judgement.
+        self._bounds = (math.nan, math.nan)
         self._latest: dict[WorkerId, deque[float]] = defaultdict(lambda: deque(maxlen=span))
 
     @property
@@ -122,15 +124,15 @@ class Growth(Stage):
         latest.append(growth if growth < math.inf else math.inf)
         growth = sorted(latest)[(len(latest) - 1) // 2]
         self.growths[evidence.worker] = growth
+        low, high = self._bounds = self.bounds()
         if (lie := _misdeclared(evidence, change)) is not None:
             return lie
-        low, high = self.bounds()
         return None if low <= growth <= high < math.inf else Refusal("growth", growth, low, high)
 
     def reading(self, evidence: Evidence) -> Reading | None:
         if evidence.change is None:
             return None
-        return Reading(self.growths.get(evidence.worker), *self.bounds())
+        return Reading(self.growths.get(evidence.worker), *self._bounds)
 
     def slowdown(self) -> Slowdown | None:
         if self.c is not None:
