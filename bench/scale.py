@@ -8,6 +8,10 @@ pause. So the figures are those of a server that never waits. Cycles a second of
 server's processor time a cycle, in microseconds; what it has resident, in MB, and of that what a
 connection added, in KB.
 
+Memory: what a server of LONG numbers a model took at its peak, with the default chain, beyond what
+it had before its workers came, in models: all of it, and what of it is shared with them. More than
+what `bound` says is an error.
+
 Simulation: so many workers on synthetic:d=100 in one process that ends with it: seconds of
 processor time to hire them, and for an answer, in microseconds; what it has resident. More than
 BYTES_A_WORKER of it for each is an error.
@@ -20,6 +24,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import asyncio
 import contextlib
+import ctypes
 import itertools
 import json
 import platform
@@ -34,8 +39,8 @@ import numpy as np
 import uvloop
 import zmq
 
-from bench.throughput import FORK, heard, processor_seconds, start
-from bench.wires import DEFAULT_WIDE, serving
+from bench.throughput import FORK, heard, processor_seconds, start, work
+from bench.wires import DEFAULT_WIDE, kardam, serving
 from kardam.link import Action, Lease, Link, Say, Tell
 from kardam.messages import Gradient
 from kardam.protocol import decode_down, encode
@@ -45,6 +50,9 @@ CHAINS = {"none": "none", "default": DEFAULT_WIDE}
 
 # What a simulated worker may take: four generators of chance, a share of the data, two answers.
 BYTES_A_WORKER = 16 * 1024
+
+# Three chunks of a message, and a bit.
+LONG = 3_200_000
 
 # Seconds between two looks at what is due by the clock.
 TICK = 0.5
@@ -165,6 +173,65 @@ def _crowd(endpoint: str, tokens: list[str], seconds: float, tell: Connection, s
         crowd._socket.close()
 
 
+# --- memory ---
+
+
+def memory(workers: int, way: str, seconds: float) -> dict[str, Any]:
+    """One row: a server's memory with so many workers at work."""
+    wire = kardam("memory", DEFAULT_WIDE, shares=way == "shared")
+    with contextlib.ExitStack() as stack:
+        hear, tell = FORK.Pipe(duplex=False)
+        server = start(stack, _fresh, workers, way == "shared", tell.send)
+        where, before, budget = heard(hear, "the server")
+        meeting = FORK.Barrier(workers)
+        for index in range(workers):
+            start(stack, work, wire, where, index, LONG, meeting, seconds, tell, server)
+        for _ in range(workers):
+            heard(hear, "a worker")
+        after = status(server)
+    own, shared = ((after[k] - before[k]) / (4 * LONG) for k in ("VmHWM", "RssShmem"))
+    most = bound(workers, way, budget / (4 * LONG))
+    if own > most:
+        raise click.ClickException(
+            f"{workers} workers by {way} take {own:.1f} models, expected at most {most:.1f}"
+        )
+    row = {"workers": workers, "way": way, "models": round(own, 1), "shared": round(shared, 1)}
+    return {**row, "bound": round(most, 1)}
+
+
+def bound(workers: int, way: str, budget: float) -> float:
+    """Models that a server may have beyond its own: two being made or judged, and the one before;
+    each version that somebody is still being sent, or reads; and gradients, of which some are under
+    way (`budget`), or each worker has a slot.
+    """
+    return 3 + workers + (workers if way == "shared" else budget)
+
+
+def status(pid: int) -> dict[str, int]:
+    """Bytes by the kernel's names: VmHWM is the peak of all, RssShmem what is shared now."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    found = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
+    return {name: 1024 * int(found[name][0]) for name in ("VmHWM", "RssShmem")}
+
+
+def settled() -> dict[str, int]:
+    """This process's own status, once what it has no more use for is given back, and the peak
+    forgotten: making a filter ready takes memory, too.
+    """
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return status(os.getpid())
+
+
+def _fresh(workers: int, shares: bool, ready: Callable[[Any], None]) -> None:
+    async def forever() -> None:
+        async with serving(LONG, workers, DEFAULT_WIDE, shares) as (server, where):
+            ready((where, settled(), server.sessions._uploads.budget))
+            await asyncio.Event().wait()
+
+    uvloop.run(forever())
+
+
 # --- simulated ones ---
 
 
@@ -245,11 +312,14 @@ def main(
     ]
     heads = ["connections", "chain", "cycles/s", "server, µs a cycle", "server, MB"]
     print(table([*heads, "KB a connection"], real), flush=True)
+    held = [memory(n, way, seconds) for n in (2, 8) for way in ("tcp", "shared")]
+    print("\n" + table(["workers", "way", "models", "of them shared", "at most"], held), flush=True)
     virtual = [simulated(n, chain, answers) for chain in chains for n in crowds or (10**4, 10**5)]
     heads = ["simulated", "chain", "answers", "s to hire", "µs an answer", "MB before", "MB"]
     print("\n" + table(heads, virtual))
     out.parent.mkdir(parents=True, exist_ok=True)
-    told = {"machine": platform.platform(), "connections": real, "simulated": virtual}
+    told = {"machine": platform.platform(), "connections": real, "memory": held}
+    told["simulated"] = virtual
     out.write_text(json.dumps(told, indent=1) + "\n")
 
 

@@ -119,7 +119,7 @@ def repetition(wire: Wire, d: int, workers: int, seconds: float) -> Rate:
         where = heard(hear, wire.name)
         meeting = FORK.Barrier(workers)
         for index in range(workers):
-            start(stack, _work, wire, where, index, d, meeting, seconds, tell, server)
+            start(stack, work, wire, where, index, d, meeting, seconds, tell, server)
         told = [heard(hear, wire.name) for _ in range(workers)]
     cycles = sum(one["cycles"] for one in told)
     # Each has measured the server over much the same time.
@@ -160,7 +160,7 @@ def heard(hear: Connection, who: str) -> Any:
     return hear.recv()
 
 
-def _work(
+def work(
     wire: Wire,
     where: Any,
     index: int,
@@ -170,6 +170,7 @@ def _work(
     tell: Connection,
     server: int,
 ) -> None:
+    """A worker's process: cycles before, while and after they are counted."""
     with wire.work(where, index, d, gradients(index, d)) as cycle:
         for _ in range(WARM_CYCLES):
             cycle()

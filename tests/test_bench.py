@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench import dampening, knob, throughput, wires
+from bench import dampening, knob, latency, scale, throughput, wires
 from kardam.filters import Growth
 from kardam.messages import Gradient
 from kardam.recipe import DEFAULT_PRESET, PRESETS
@@ -81,3 +81,30 @@ def test_every_wire_makes_full_cycles_of_chunked_and_of_small_models() -> None:
             rate = throughput.repetition(wire, d, workers=2, seconds=0.1)
             assert rate.cycles > 0
             assert rate.admitted == 1.0
+
+
+@pytest.mark.slow
+def test_very_many_peers_on_one_socket_make_full_cycles() -> None:
+    row = scale.connections(30, "default", seconds=0.2)
+    assert row["cycles"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["tcp", "shared"])
+def test_a_server_takes_no_more_memory_than_the_benchmark_bears(way: str) -> None:
+    row = scale.memory(2, way, seconds=0.3)
+    assert row["models"] <= row["bound"]
+    assert (row["shared"] > 0) == (way == "shared")
+
+
+@pytest.mark.slow
+def test_simulated_workers_take_no_more_memory_than_the_benchmark_bears() -> None:
+    row = scale.simulated(5000, "none", answers=200)
+    assert row["mb"] - row["bare_mb"] < 5000 * scale.BYTES_A_WORKER / 1e6
+
+
+@pytest.mark.slow
+def test_waits_are_measured_of_every_kind_also_beside_a_slow_reader() -> None:
+    row = latency.row(2000, 2, "shared", slow=True, seconds=0.5)
+    assert row["verdicts"] > 0
+    assert all(" / " in row[kind] for kind in ("loop", "verdict", "answer", "pull"))
