@@ -25,9 +25,6 @@ import numpy as np
 from kardam.messages import Vector
 from kardam.state import State, Stateful
 
-# Numbers: two such blocks stay in a core's own cache.
-BLOCK = 16_384
-
 
 class Optimizer(Stateful):
     """Makes a new model of the old one. Neither x nor g is ever written: others hold them."""
@@ -52,13 +49,8 @@ class SGD(Optimizer):
         self.linear = self.decay == 0
 
     def step(self, x: Vector, g: Vector, gamma: float, out: Vector) -> Vector:
-        g = _coupled(g, x, self.decay)
-        # Block by block, so that of the product nothing leaves the cache: a pass less.
-        for at in range(0, x.size, BLOCK):
-            block = slice(at, at + BLOCK)
-            np.multiply(g[block], np.float32(gamma), out=out[block])
-            np.subtract(x[block], out[block], out=out[block])
-        return out
+        np.multiply(_coupled(g, x, self.decay), np.float32(gamma), out=out)
+        return np.subtract(x, out, out=out)
 
 
 class Momentum(Optimizer):
