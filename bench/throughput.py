@@ -66,7 +66,7 @@ RATIOS = (
     (SHARED, RAY),
 )
 # The same of processor time.
-LIGHT = ((NONE, UPDATED), (DEFAULT, UPDATED))
+LIGHT = ((NONE, UPDATED), (DEFAULT, UPDATED), (SHARED, RAW))
 SHORT = {
     UPDATED: "raw+",
     RIDING: "raw+ one journey",
