@@ -112,7 +112,9 @@ def test_what_only_trying_shows_has_its_own_code(
     assert words in err
 
 
-@pytest.mark.parametrize("verb", ["", "run", "simulate", "serve", "work", "stats"])
+@pytest.mark.parametrize(
+    "verb", ["", "run", "simulate", "serve", "work", "stats", "doctor", "report", "checkpoint new"]
+)
 def test_every_verb_has_help_that_fits_and_shows_an_example(kardam: Kardam, verb: str) -> None:
     code, out, _ = kardam(*verb.split(), "--help")
     assert code == 0

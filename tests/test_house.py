@@ -14,6 +14,7 @@ HOUSE = Path(__file__).parent.parent
 # From the roof to the ground. A module imports from below its own line; beside itself, nothing.
 PLAN = """
 workers.__main__
+workers.verbs.doctor
 workers.verbs.run  workers.verbs.serve  workers.verbs.simulate
 workers.verbs.work  workers.verbs.new
 workers.verbs.options  workers.verbs.evaluation
@@ -39,6 +40,9 @@ kardam.verbs.serve  kardam.verbs.stats  kardam.verbs.checkpoint  kardam.verbs.re
 kardam.verbs.printing
 kardam.verbs
 kardam.report
+kardam.doctor.machine  kardam.doctor.endpoint
+kardam.doctor.finding
+kardam.doctor
 kardam.flags  kardam.daemon  kardam.live  kardam.figures
 kardam.telemetry
 kardam.exposition
@@ -71,6 +75,8 @@ SHELLS |= {
     "kardam.flags",
 }
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
+DOCTOR = {"kardam.doctor.machine", "kardam.doctor.endpoint"}
+SHELLS |= DOCTOR
 MAINS = {"kardam.__main__", "workers.__main__"}
 MAINS |= {name for name in PLAN.split() if ".verbs." in name}
 TORCH = {"workers.tasks", "workers.objective", "workers.process", "workers.nursery"}
@@ -82,7 +88,7 @@ TORCH |= {f"workers.tasks.{name}" for name in ("task", "trial", "digits", "npz",
 DOORS = {
     "aiohttp": {"kardam.telemetry"},
     "prometheus_client": {"kardam.exposition"},
-    "zmq": {"kardam.client", "kardam.server"},
+    "zmq": {"kardam.client", "kardam.server", *DOCTOR},
     "msgpack": {"kardam.protocol"},
     "torch": TORCH,
     "sklearn": {"workers.tasks.digits"},
@@ -99,16 +105,16 @@ DOORS = {
     "datetime": {"kardam.daemon", "kardam.flags"},
     "asyncio": {
         *(f"kardam.{name}" for name in ("server", "daemon", "scribe", "telemetry")),
-        *{"workers.swarm", *MAINS},
+        *{"workers.swarm", "kardam.doctor.machine", *MAINS},
     },
     "time": {
         *(f"kardam.{name}" for name in ("client", "server", "scribe", "telemetry", "verbs.stats")),
-        *{"workers.process", "workers.nursery"},
+        *{"workers.process", "workers.nursery", *DOCTOR},
     },
     "random": {"kardam.client"},
     "secrets": {"kardam.daemon"},
     "threading": {"kardam.client", "workers.nursery"},
-    "socket": {"kardam.client", "kardam.daemon", "kardam.telemetry"},
+    "socket": {"kardam.client", "kardam.daemon", "kardam.telemetry", *DOCTOR},
     "logging": {f"kardam.{name}" for name in ("client", "server", "scribe", "daemon", "__main__")},
     "pickle": set(),
     "multiprocessing": set(),

@@ -66,15 +66,16 @@ def run_command(
     members = without_sight(crew(n=plan.recipe.n, seed=plan.seed, **choices))
     if dry_run:
         print_experiment(plan.experiment)
-    finish(uvloop.run(_run(plan, members, quiet)), as_json)
+    finish(uvloop.run(run(plan, members, quiet)), as_json)
 
 
-async def _run(plan: Plan, members: list[Member], quiet: bool) -> Outcome:
+async def run(plan: Plan, members: list[Member], quiet: bool) -> Outcome:
+    """One run, from its server and its processes to their end; how it ended."""
     liars = liars_among(members)
     async with swarm(plan.task, plan.split, plan.recipe.n, plan.seed, liars) as hands:
         manifest, x = await hands.opening()
-        async with daemon.running(plan, manifest, x) as run:
-            server = run.server
+        async with daemon.running(plan, manifest, x) as running:
+            server = running.server
             tokens = server.sessions.tokens
             hands.evaluate(server.endpoint, tokens.evaluator, EVALUATE_EVERY, PATIENCE)
             for member in members:
@@ -83,18 +84,18 @@ async def _run(plan: Plan, members: list[Member], quiet: bool) -> Outcome:
                 )
                 hands.work(member, server.endpoint, token, PATIENCE)
             if not quiet:
-                announce(run, plan, join=False)
-            elif run.link:
-                click.echo(run.link, err=True)
+                announce(running, plan, join=False)
+            elif running.link:
+                click.echo(running.link, err=True)
             with Bar(quiet) as bar:
 
                 def look() -> str:
                     bar.show(server.books, server.now)
                     return _too_few(hands, plan.recipe.quorum, plan.recipe.n)
 
-                ending = await run.wait(look)
+                ending = await running.wait(look)
             await last_evaluation(server, hands)
-            return run.outcome(ending, with_deaths(server.books(), hands))
+            return running.outcome(ending, with_deaths(server.books(), hands))
 
 
 def _too_few(hands: Swarm, quorum: int, workers: int) -> str:
