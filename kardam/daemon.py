@@ -113,7 +113,7 @@ class Run:
     def outcome(self, ending: Ending, books: Mapping[str, Any]) -> Outcome:
         """The end: its summary is written, and there is nothing more to do."""
         scribe = self.scribe
-        scribe.summary(books)
+        scribe.summary({**books, "ending": ending.why})
         return Outcome(ending, books, scribe.folder, scribe.kept, (*scribe.unwritten.values(),))
 
     def _ending(self, look: Callable[[], str]) -> Ending | None:

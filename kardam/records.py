@@ -5,7 +5,7 @@
     journal.jsonl      one line a verdict: its second, and the fields of `messages.Verdict`
     metrics.jsonl      how the run stood, about once a second
     checkpoints/       models and server states, the newest few
-    summary.json       the books at the end
+    summary.json       the books at the end, and what ended it
 
 `kardam report` adds report.html and figures/.
 Never in here: what is worth writing, or when.

@@ -17,6 +17,7 @@ workers.__main__
 workers.verbs.doctor
 workers.verbs.run  workers.verbs.serve  workers.verbs.simulate
 workers.verbs.work  workers.verbs.new
+workers.verbs.playing
 workers.verbs.options  workers.verbs.evaluation
 workers.verbs
 workers.laboratory
@@ -43,7 +44,8 @@ kardam.report
 kardam.doctor.machine  kardam.doctor.endpoint
 kardam.doctor.finding
 kardam.doctor
-kardam.flags  kardam.daemon  kardam.live  kardam.figures
+kardam.flags
+kardam.experiment  kardam.daemon  kardam.live  kardam.figures
 kardam.telemetry
 kardam.exposition
 kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
@@ -59,6 +61,7 @@ kardam.gathering.gathering  kardam.stage
 kardam.aggregators  kardam.lens
 kardam.growth  kardam.protocol
 kardam.places
+kardam.sweep
 kardam.messages  kardam.spec  kardam.state  kardam.pages
 kardam.errors
 kardam
@@ -72,6 +75,7 @@ SHELLS |= {
     "kardam.records",
     "kardam.scribe",
     "kardam.live",
+    "kardam.experiment",
     "kardam.flags",
 }
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
@@ -93,13 +97,13 @@ DOORS = {
     "torch": TORCH,
     "sklearn": {"workers.tasks.digits"},
     "uvloop": MAINS,
-    "click": {"kardam.live", "kardam.flags", *MAINS},
+    "click": {"kardam.live", "kardam.flags", "kardam.experiment", *MAINS},
     "rich": {"kardam.view", "kardam.live", *MAINS},
     "matplotlib": {"kardam.figures", "kardam.report"},
     "safetensors": {"kardam.checkpoint"},
     "sortedcontainers": {"kardam.growth"},
-    "tomllib": {"kardam.flags", "kardam.chronicle"},
-    "tomli_w": {"kardam.flags"},
+    "tomllib": {"kardam.experiment", "kardam.chronicle"},
+    "tomli_w": {"kardam.experiment"},
     "ctypes": {"kardam.pages"},
     "fcntl": {"kardam.records"},
     "datetime": {"kardam.daemon", "kardam.flags"},
@@ -109,7 +113,7 @@ DOORS = {
     },
     "time": {
         *(f"kardam.{name}" for name in ("client", "server", "scribe", "telemetry", "verbs.stats")),
-        *{"workers.process", "workers.nursery", *DOCTOR},
+        *{"workers.process", "workers.nursery", "workers.verbs.playing", *DOCTOR},
     },
     "random": {"kardam.client"},
     "secrets": {"kardam.daemon"},

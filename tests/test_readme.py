@@ -16,8 +16,8 @@ import pytest
 from kardam.aggregators import AGGREGATORS
 from kardam.dampening import DAMPENINGS
 from kardam.errors import EXIT_CODES
+from kardam.experiment import GALLERY
 from kardam.filters import STAGES
-from kardam.flags import GALLERY
 from kardam.gathering import GATHERINGS
 from kardam.lens import MEMORIES
 from kardam.optimizers import OPTIMIZERS

@@ -69,7 +69,7 @@ class Experiment:
         self._evaluate()
         self._measure()
         books = self._books("ended", until)
-        self._records.summary(books)
+        self._records.summary({**books, "ending": ending.why})
         return Outcome(ending, books, self._records.folder, kept=None)
 
     def _observe(self, verdict: Verdict) -> None:

@@ -8,8 +8,8 @@ import uvloop
 
 from kardam import daemon
 from kardam.errors import TaskError
+from kardam.experiment import FromFile
 from kardam.flags import (
-    FromFile,
     bind_options,
     chance_options,
     dashboard_option,
@@ -23,11 +23,12 @@ from kardam.flags import (
 from kardam.live import Bar
 from kardam.outcome import Outcome
 from kardam.plan import Plan
-from kardam.verbs.printing import announce, finish, print_experiment
+from kardam.verbs.printing import announce
 from workers.crew import Member, crew, liars_among, without_sight
 from workers.swarm import EVALUATOR, Swarm, swarm
 from workers.verbs.evaluation import EVALUATE_EVERY, PATIENCE, last_evaluation, with_deaths
 from workers.verbs.options import crew_options, end_some_time, quiet_option, task_option
+from workers.verbs.playing import Ready, play
 
 
 @click.command("run", cls=FromFile)
@@ -43,16 +44,13 @@ from workers.verbs.options import crew_options, end_some_time, quiet_option, tas
 @quiet_option
 @json_option
 def run_command(
-    experiment: Path | None,
-    task: str,
-    dry_run: bool,
-    quiet: bool,
-    as_json: bool,
-    **choices: Any,
+    experiment: Path | None, dry_run: bool, quiet: bool, as_json: bool, **choices: Any
 ) -> None:
     """A server and all of its workers on this machine, over TCP; progress, and a summary.
 
-    EXPERIMENT.toml has the flags as keys, like byzantine = 3; flags given here count more.
+    EXPERIMENT.toml has the flags as keys, like byzantine = 3; flags given here count more. Where
+    values are lists, like seed = [1, 2, 3], it is a sweep: all of its runs, one after another, in
+    directories of their own in --out; those that are there already are not done again.
 
     \b
     Examples: ten workers, three of whom lie and two of whom are slow; the same again, longer
@@ -62,11 +60,13 @@ def run_command(
       kardam run --resume runs/liars --arrivals 8000
     """
     end_some_time(choices)
-    plan = plan_of(choices, task)
+    play(prepare, choices, dry_run=dry_run, quiet=quiet, as_json=as_json)
+
+
+def prepare(choices: dict[str, Any]) -> Ready:
+    plan = plan_of(choices)
     members = without_sight(crew(n=plan.recipe.n, seed=plan.seed, **choices))
-    if dry_run:
-        print_experiment(plan.experiment)
-    finish(uvloop.run(run(plan, members, quiet)), as_json)
+    return Ready(plan.experiment, lambda quiet: uvloop.run(run(plan, members, quiet)))
 
 
 async def run(plan: Plan, members: list[Member], quiet: bool) -> Outcome:

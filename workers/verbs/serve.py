@@ -8,8 +8,8 @@ import uvloop
 
 from kardam import daemon
 from kardam.errors import UsageError
+from kardam.experiment import FromFile
 from kardam.flags import (
-    FromFile,
     bind_options,
     chance_options,
     dashboard_option,
@@ -52,7 +52,7 @@ def serve_command(
     """
     if (model is None) == (task is None):
         raise UsageError("expected a MODEL file or --task, and not both")
-    plan = plan_of(choices, task or "")
+    plan = plan_of({"model": model, "task": task, **choices})
     if dry_run:
         print_experiment(plan.experiment)
     finish(uvloop.run(serve_model(model, plan) if model else _serve_task(plan)), as_json)
