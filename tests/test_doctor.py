@@ -110,7 +110,6 @@ def test_the_loop_that_is_measured_is_the_one_it_runs_in() -> None:
     assert asyncio.run(machine.loop()).told.startswith("asyncio wakes")
 
 
-@pytest.mark.slow
 def test_a_healthy_machine_plays_a_real_run_and_keeps_nothing(tmp_path: Path) -> None:
     code, out, err = ran("doctor", "--json", cwd=tmp_path)
     found = {finding["name"]: finding for finding in json.loads(out)["findings"]}

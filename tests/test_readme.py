@@ -24,12 +24,16 @@ from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
 from kardam.recipe import PRESETS
 from kardam.trusted import TRUSTED
+from tests.test_cli import Kardam
+from tests.test_cli import kardam as command  # the fixture
 from tests.test_house import MODULES
 from tests.test_run import SECONDS, finished, kardam, lines, look, ran, started, until
 from workers.attacks import ATTACKS
 from workers.latency import LATENCIES
 from workers.speeds import SPEEDS
 from workers.tasks import SPLITS, TASKS
+
+__all__ = ["command"]
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -176,13 +180,14 @@ def test_the_lines_of_the_tutorial_show_what_it_says(marker: str, tmp_path: Path
             assert books[0]["loss"] < 1.3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [file.stem for file in GALLERY.glob("*.toml")])
-def test_an_experiment_of_the_gallery_is_found_by_its_name_and_told_of(name: str) -> None:
+def test_an_experiment_of_the_gallery_is_found_by_its_name_and_told_of(
+    command: Kardam, name: str
+) -> None:
     assert f"`{name}`" in README
     first, *_ = (GALLERY / f"{name}.toml").read_text().splitlines()
     assert first.startswith("# ")
-    code, out, err = ran("simulate", name, "--dry-run")
+    code, out, err = command("simulate", name, "--dry-run")
     assert (code, "arrivals" in out) == (0, True), err
 
 

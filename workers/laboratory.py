@@ -68,8 +68,8 @@ class Experiment:
             ending = Ending("interrupted", 130)
         self._evaluate()
         self._measure()
-        books = self._books("ended", until)
-        self._records.summary({**books, "ending": ending.why})
+        books = {**self._books("ended", until), "ending": ending.why}
+        self._records.summary(books)
         return Outcome(ending, books, self._records.folder, kept=None)
 
     def _observe(self, verdict: Verdict) -> None:
