@@ -13,6 +13,7 @@ import tomli_w
 
 from kardam.checkpoint import CHECKPOINTS, newest
 from kardam.errors import UsageError, suggest
+from kardam.help import Sectioned
 from kardam.recipe import Recipe
 from kardam.records import EXPERIMENT, Found, endpoint, resumable
 from kardam.sweep import check_axis, flag
@@ -32,7 +33,7 @@ OF_A_SERVER = {"bind", "insecure", "checkpoint-updates", "checkpoint-seconds", "
 AXES = "kardam.axes"
 
 
-class FromFile(click.Command):
+class FromFile(Sectioned):
     """A command whose flags may also stand in a file: an experiment's, or that of the run that it
     resumes. What is said on the command line counts more: one value, in place of a list too.
     """

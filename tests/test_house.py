@@ -62,6 +62,7 @@ kardam.aggregators  kardam.lens  kardam.uploads
 kardam.growth  kardam.protocol
 kardam.places
 kardam.sweep
+kardam.help
 kardam.messages  kardam.spec  kardam.state  kardam.pages
 kardam.errors
 kardam
@@ -97,7 +98,7 @@ DOORS = {
     "torch": TORCH,
     "sklearn": {"workers.tasks.digits"},
     "uvloop": MAINS,
-    "click": {"kardam.live", "kardam.flags", "kardam.experiment", *MAINS},
+    "click": {"kardam.live", "kardam.flags", "kardam.experiment", "kardam.help", *MAINS},
     "rich": {"kardam.view", "kardam.live", *MAINS},
     "matplotlib": {"kardam.figures", "kardam.report"},
     "safetensors": {"kardam.checkpoint"},

@@ -24,7 +24,7 @@ from kardam.plan import Plan
 from kardam.verbs.printing import announce, finish, print_experiment
 
 
-@click.command("serve", cls=FromFile)
+@click.command("serve", short_help="A server that workers join from other shells.", cls=FromFile)
 @click.argument("model", type=click.Path(path_type=Path))
 @recipe_options
 @until_options

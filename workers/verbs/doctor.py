@@ -27,7 +27,7 @@ SIGNS = {"ok": "green", "warn": "yellow", "fail": "red"}
 N, ARRIVALS, SECONDS_MAX = 4, 200, 20.0
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="What is wrong here, or on the way to a server.")
 @click.argument("endpoint", required=False)
 @json_option
 def doctor_command(endpoint: str | None, as_json: bool) -> None:

@@ -31,7 +31,9 @@ from workers.verbs.options import crew_options, end_some_time, quiet_option, tas
 from workers.verbs.playing import Ready, play
 
 
-@click.command("run", cls=FromFile)
+@click.command(
+    "run", short_help="A server and its workers on this machine, over TCP.", cls=FromFile
+)
 @file_argument
 @task_option
 @recipe_options
@@ -49,11 +51,11 @@ def run_command(
     """A server and all of its workers on this machine, over TCP; progress, and a summary.
 
     EXPERIMENT.toml has the flags as keys, like byzantine = 3; flags given here count more. Where
-    values are lists, like seed = [1, 2, 3], it is a sweep: all of its runs, one after another, in
-    directories of their own in --out; those that are there already are not done again.
+    values are lists, like seed = [1, 2, 3], it is a sweep: all of its runs, one after another,
+    each in a directory of its own in --out. What is there already is not done again.
 
     \b
-    Examples: ten workers, three of whom lie and two of whom are slow; the same again, longer
+    Examples: three of ten lie, and two are slow; the same, longer; from there on
       kardam run --workers 10 --byzantine 3 --attack sign_flip:scale=10 \\
                  --stragglers 2:factor=10 --arrivals 4000 --out runs/liars
       kardam run runs/liars/experiment.toml --arrivals 8000

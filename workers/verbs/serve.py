@@ -27,7 +27,7 @@ from workers.swarm import swarm
 from workers.verbs.evaluation import EVALUATE_EVERY, PATIENCE, last_evaluation, with_deaths
 
 
-@click.command("serve", cls=FromFile)
+@click.command("serve", short_help="A server that workers join from other shells.", cls=FromFile)
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 @click.option("--task", help="What is trained, in place of MODEL: as for run.")
 @recipe_options
@@ -48,7 +48,8 @@ def serve_command(
     \b
     Examples: a new server; one that goes on where it was, whatever ended it
       kardam serve --task digits --bind tcp://127.0.0.1:5555
-      kardam serve --task digits --bind tcp://127.0.0.1:5555 --out runs/mine --resume auto
+      kardam serve --task digits --bind tcp://127.0.0.1:5555 \\
+                   --out runs/mine --resume auto
     """
     if (model is None) == (task is None):
         raise UsageError("expected a MODEL file or --task, and not both")

@@ -25,7 +25,9 @@ from workers.verbs.options import crew_options, end_some_time, quiet_option, tas
 from workers.verbs.playing import Ready, play
 
 
-@click.command("simulate", cls=FromFile)
+@click.command(
+    "simulate", short_help="The same on virtual time: seconds for minutes.", cls=FromFile
+)
 @file_argument
 @task_option
 @recipe_options
@@ -48,7 +50,7 @@ def simulate_command(
     Seconds are those of the latencies, not of this machine. EXPERIMENT.toml is as for run.
 
     \b
-    Examples: one run; the same as a file; and for each of its lists, in a directory of its own
+    Examples: one run; one as a file tells it; and a sweep
       kardam simulate --byzantine 3 --attack alie:z=1.5 --arrivals 3000 --seed 1
       kardam simulate runs/liars/experiment.toml
       kardam simulate presets --out runs/presets
