@@ -154,6 +154,23 @@ TUTORIAL = re.findall(r"<!-- (tutorial: \w+|movies) -->", README)
 
 
 @pytest.mark.slow
+def test_the_lines_that_sweep_and_draw_leave_what_they_say(tmp_path: Path) -> None:
+    lose, sweep, draw = (block(name).strip() for name in ("tutorial: lose", "sweep", "picture"))
+    simulate, compare = sweep.splitlines()
+    for line in (lose, draw, simulate, compare):
+        words = [
+            str(word)
+            for pattern in words_of(line, 0)
+            for word in (sorted(tmp_path.glob(pattern)) if "*" in pattern else [pattern])
+        ]
+        code, _, err = ran(*words, cwd=tmp_path)
+        assert code == 0, err
+    assert (tmp_path / "runs/lose/figures/growth.png").is_file()
+    assert len(list((tmp_path / "runs/presets").iterdir())) == 8
+    assert (tmp_path / "runs/compared/report.html").is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("marker", TUTORIAL)
 def test_the_lines_of_the_tutorial_show_what_it_says(marker: str, tmp_path: Path) -> None:
     books = []
