@@ -125,7 +125,10 @@ def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; expected an experiment in TOML") from error
+        file = path / EXPERIMENT
+        there = f", like {file}" if file.is_file() else ""
+        words = f"{path}: {error.strerror}; expected an experiment in TOML{there}"
+        raise UsageError(words) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: expected TOML: {error}") from error
 
