@@ -68,7 +68,6 @@ def test_the_chain_of_the_benchmark_is_the_default_one_but_for_its_bounds() -> N
     ]
 
 
-@pytest.mark.slow
 def test_every_wire_makes_full_cycles_of_chunked_and_of_small_models() -> None:
     for d in (100, 300_000):
         for wire in (
