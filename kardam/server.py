@@ -159,6 +159,8 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time() - seconds
         self._drained = asyncio.Event()
+        # Whether a look is on its way, since the last one left something to read.
+        self._more = False
         self._crashed: asyncio.Future[None] = self._loop.create_future()
 
     @property
@@ -184,7 +186,7 @@ class Server:
 
     async def _run(self) -> None:
         """Look at the socket when it calls, and at the clock now and then; raises what crashed."""
-        self._loop.add_reader(self._descriptor, self._look)
+        self._loop.add_reader(self._descriptor, self._wake)
         try:
             self._look()
             while not self._crashed.done():
@@ -196,11 +198,18 @@ class Server:
         finally:
             self._loop.remove_reader(self._descriptor)
 
+    def _wake(self) -> None:
+        # Where more was left it is our turn anyway, and twice in a round of the loop is too much.
+        if not self._more:
+            self._look()
+
     def _look(self) -> None:
+        self._more = False
         if self._crashed.done():
             return
         try:
             if self._router.look():
+                self._more = True
                 self._loop.call_soon(self._look)
         except Exception as error:
             self._crashed.set_exception(error)
