@@ -153,10 +153,10 @@ def _end(process: ForkProcess) -> None:
     process.join()
 
 
-def heard(hear: Connection, who: str) -> Any:
+def heard(hear: Connection, who: str, patience: float = PATIENCE) -> Any:
     """The next word of a process of ours."""
-    if not hear.poll(PATIENCE):
-        raise click.ClickException(f"{who}: nothing heard for {PATIENCE} s")
+    if not hear.poll(patience):
+        raise click.ClickException(f"{who}: nothing heard for {patience} s")
     return hear.recv()
 
 
