@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,10 +160,11 @@ def place(folder: Path, updates: int) -> Path:
     return path
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Throw away all but the newest, and what a crash left unfinished."""
+def prune(folder: Path, keep: int, but: Collection[str] = ()) -> None:
+    """Throw away all but the newest and those named `but`, and what a crash left unfinished."""
     for path in (*sorted(_all(folder), key=_order)[:-keep], *folder.glob(UNFINISHED + "*")):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.name not in but:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _all(folder: Path) -> list[Path]:

@@ -44,7 +44,7 @@ NOT_THE_EXPERIMENT = {"experiment", "resume", "out", "dry_run", "quiet", "as_jso
 NOT_THE_EXPERIMENT |= {"dashboard"}
 
 # What only a server needs of an experiment; where there is none, its file may say it all the same.
-OF_A_SERVER = {"bind", "insecure", "checkpoint-updates", "checkpoint-seconds", "keep"}
+OF_A_SERVER = {"bind", "insecure", "checkpoint-updates", "checkpoint-seconds", "keep", "durable"}
 
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
@@ -143,8 +143,18 @@ out_options = options(
     click.option("--dry-run", is_flag=True, help="Print the resolved experiment, and do nothing."),
 )
 
+record_option = click.option(
+    "--record", is_flag=True, help="Keep every gradient, too, as it arrived: for kardam replay."
+)
+
 record_options = options(
     out_options,
+    record_option,
+    click.option(
+        "--durable",
+        is_flag=True,
+        help="Have each gradient on the disk before its verdict leaves: no crash loses one.",
+    ),
     click.option(
         "--resume",
         metavar="PATH|auto",
@@ -360,4 +370,6 @@ def plan_of(choices: dict[str, Any], task: str) -> Plan:
         checkpoint=found.checkpoint if found is not None else None,
         in_place=in_place,
         dashboard=choices.pop("dashboard"),
+        record=choices.pop("record"),
+        durable=choices.pop("durable"),
     )

@@ -37,16 +37,18 @@ kardam.telemetry
 kardam.exposition
 kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
 kardam.outcome
-kardam.plan  kardam.records
+kardam.plan  kardam.records  kardam.recovery
+kardam.tape
+kardam.logs
 kardam.client  kardam.recipe  kardam.checkpoint
-kardam.sessions  kardam.link
+kardam.sessions  kardam.link  kardam.replay
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.trusted
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
 kardam.gathering.rivals  kardam.consensus  kardam.throttle
 kardam.gathering.gathering  kardam.stage
 kardam.aggregators  kardam.lens
-kardam.growth  kardam.protocol
+kardam.growth  kardam.protocol  kardam.events  kardam.fingerprint
 kardam.places
 kardam.messages  kardam.spec  kardam.state  kardam.pages
 kardam.errors
@@ -60,6 +62,9 @@ SHELLS |= {
     "kardam.telemetry",
     "kardam.records",
     "kardam.scribe",
+    "kardam.logs",
+    "kardam.tape",
+    "kardam.recovery",
     "kardam.live",
     "kardam.flags",
 }
@@ -87,7 +92,8 @@ DOORS = {
     "tomllib": {"kardam.flags", "kardam.chronicle"},
     "tomli_w": {"kardam.flags"},
     "ctypes": {"kardam.pages"},
-    "fcntl": {"kardam.records"},
+    "fcntl": {"kardam.logs"},
+    "xxhash": {"kardam.fingerprint"},
     "datetime": {"kardam.daemon", "kardam.flags"},
     "asyncio": {
         *(f"kardam.{name}" for name in ("server", "daemon", "scribe", "telemetry")),

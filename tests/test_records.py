@@ -10,8 +10,9 @@ import pytest
 
 from kardam import records
 from kardam.errors import Unwritable, UsageError
+from kardam.logs import Log
 from kardam.messages import Manifest, Verdict
-from kardam.records import Log, Records, resumable
+from kardam.records import Records, resumable
 
 MANIFEST = Manifest((("x", (3,)),))
 X = np.ones(3, np.float32)
@@ -91,7 +92,7 @@ def test_what_to_resume_is_a_run_or_one_checkpoint_of_it(tmp_path: Path) -> None
     run = tmp_path / "run"
     with Records.create(run, "", keep=2) as written:
         for updates in (5, 10, 15):
-            written.checkpoint(MANIFEST, X, {"updates": updates}, updates)
+            written.checkpoint(MANIFEST, X, {"records": written.marks()}, updates)
     older, newest = run / "checkpoints" / "000000010", run / "checkpoints" / "000000015"
     assert resumable(run) == (run, newest, True)
     assert resumable(older) == (run, older, False)

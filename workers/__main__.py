@@ -42,6 +42,7 @@ from kardam.flags import (
     plan_of,
     recipe_of,
     recipe_options,
+    record_option,
     record_options,
     resolved,
     until_of,
@@ -287,6 +288,7 @@ async def _serve_task(plan: Plan) -> Outcome:
 @until_options
 @chance_options
 @out_options
+@record_option
 @quiet_option
 @json_option
 def simulate_command(
@@ -310,7 +312,7 @@ def simulate_command(
     recipe = recipe_of(choices)
     text = resolved(click.get_current_context(), recipe)
     until, out = until_of(choices), choices.pop("out") or new_run()
-    seed, split = choices.pop("seed"), choices.pop("split")
+    seed, split, record = (choices.pop(name) for name in ("seed", "split", "record"))
     members = crew(n=recipe.n, seed=seed, **choices)
     check_new(out)
     if dry_run:
@@ -319,7 +321,7 @@ def simulate_command(
     from workers import laboratory
 
     with Records.create(out, text, keep=1) as records, Bar(quiet) as bar:
-        one = laboratory.Experiment(recipe, members, task, split, seed, records)
+        one = laboratory.Experiment(recipe, members, task, split, seed, records, record)
         outcome = one.run(until, bar)
     finish(outcome, as_json)
 
