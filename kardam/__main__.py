@@ -33,6 +33,7 @@ from kardam.flags import (
     until_options,
 )
 from kardam.growth import norm
+from kardam.hindsight import explain_command, replay_command
 from kardam.keys import published
 from kardam.outcome import Outcome
 from kardam.plan import Plan
@@ -293,6 +294,10 @@ def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
 
     where = out or (runs[0] if len(runs) == 1 else COMPARISON)
     click.echo(report.write(runs, where))
+
+
+cli.add_command(replay_command)
+cli.add_command(explain_command)
 
 
 def entry(command: click.Command) -> NoReturn:

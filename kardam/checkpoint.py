@@ -171,9 +171,14 @@ def _all(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if _NAME.fullmatch(path.name)]
 
 
+def updates(path: Path) -> int:
+    """After how many updates this checkpoint was kept."""
+    return _order(path)[0]
+
+
 def _order(path: Path) -> tuple[int, int]:
-    updates, _, again = path.name.partition(".")
-    return int(updates), int(again or 0)
+    version, _, again = path.name.partition(".")
+    return int(version), int(again or 0)
 
 
 class _Vectors:

@@ -8,7 +8,6 @@ from kardam.errors import Different
 from kardam.events import Event, Forgetting, Lending, Receiving, Refusing
 from kardam.growth import Trace
 from kardam.messages import Vector, Verdict
-from kardam.state import State
 
 
 def again(descent: Descent, event: Event) -> Verdict | None:
@@ -41,19 +40,19 @@ class Bystander(Descent):
     gradients, of which nothing is known.
     """
 
-    def join(self, state: State) -> None:
-        """Stand beside a descent in this state, all of whose loans are closed. What was learned
-        before stays.
-        """
+    def join(self, other: Descent) -> None:
+        """Stand beside a descent all of whose loans are closed. What was learned before stays."""
         for worker in range(self.n):
             self.forget(worker)
-        self._tickets = state["tickets"]
-        self._lens.restore(state["lens"])
+        self._tickets = other.state()["tickets"]
+        self.model = other.model
+        self._trace = self._lens.look(self.model.x).trace
 
     def follow(self, other: Descent) -> None:
         """Take over the other's model, if it has moved."""
         if other.model is not self.model:
-            self.model, self._trace = other.model, other._trace
+            self._trace = self._lens.follow(self._trace, self.model.x, other.model.x, None)
+            self.model = other.model
 
     def _step(self, g: Vector, weight: float = 1.0, trace: Trace | None = None) -> None:
         """Its updates are judgement alone."""

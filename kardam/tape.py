@@ -234,6 +234,12 @@ def play(life: Path, after: Mark | None = None) -> Iterator[Told]:
                 return
 
 
+def behind(life: Path, mark: Mark) -> int:
+    """How many bytes stand behind this place of this life."""
+    sizes = [path.stat().st_size for path in segments(life) if number(path) >= mark.segment]
+    return sum(sizes) - mark.offset
+
+
 def cut(run: Path, mark: Mark) -> None:
     """Throw away what stands behind this place. Raises Unwritable."""
     try:

@@ -31,12 +31,14 @@ workers.tasks.digits  workers.tasks.npz  workers.tasks.synthetic  workers.tasks.
 workers.tasks.task  workers.tasks.splits
 workers
 kardam.__main__
-kardam.report
+kardam.report  kardam.hindsight
+kardam.retelling
 kardam.flags  kardam.daemon  kardam.live  kardam.figures
 kardam.telemetry
 kardam.exposition
 kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
 kardam.outcome
+kardam.explain
 kardam.plan  kardam.records  kardam.recovery
 kardam.tape
 kardam.logs
@@ -65,6 +67,8 @@ SHELLS |= {
     "kardam.logs",
     "kardam.tape",
     "kardam.recovery",
+    "kardam.retelling",
+    "kardam.hindsight",
     "kardam.live",
     "kardam.flags",
 }
@@ -84,8 +88,8 @@ DOORS = {
     "torch": TORCH,
     "sklearn": {"workers.tasks.digits"},
     "uvloop": MAINS,
-    "click": {"kardam.live", "kardam.flags", *MAINS},
-    "rich": {"kardam.view", "kardam.live", *MAINS},
+    "click": {"kardam.live", "kardam.flags", "kardam.hindsight", *MAINS},
+    "rich": {"kardam.view", "kardam.live", "kardam.hindsight", *MAINS},
     "matplotlib": {"kardam.figures", "kardam.report"},
     "safetensors": {"kardam.checkpoint"},
     "sortedcontainers": {"kardam.growth"},

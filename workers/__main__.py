@@ -314,6 +314,11 @@ def simulate_command(
     until, out = until_of(choices), choices.pop("out") or new_run()
     seed, split, record = (choices.pop(name) for name in ("seed", "split", "record"))
     members = crew(n=recipe.n, seed=seed, **choices)
+    if record and recipe.root_examples:
+        raise UsageError(
+            "--record: a recording has what workers sent, and not what the server found on its"
+            " --root-examples; leave one of them away"
+        )
     check_new(out)
     if dry_run:
         print_experiment(text)
