@@ -138,8 +138,8 @@ def _see(its: _Seen, line: Line) -> None:
 
 
 def _side(line: Line) -> str:
-    """Where the value lay of what the rule would have taken; empty where it saw no number."""
-    if "value" not in line:
+    """Where the value lay of what the rule would have taken; empty where it had no such bounds."""
+    if not ("value" in line and "low" in line and "high" in line):
         return ""
     value, low, high = (float(line.get(name, math.nan)) for name in ("value", "low", "high"))
     return "above" if value > high else "below" if value < low else "within"
@@ -189,10 +189,14 @@ def _sentence(reason: Reason) -> str:
         when = f"from {reason.first:.2f} to {reason.last:.2f} s"
     else:
         when = f"at {reason.first:.2f} s"
-    numbers = {name: f"{getattr(reason, name):.3g}" for name in ("value", "low", "high")}
+    numbers = {name: _number(getattr(reason, name)) for name in ("value", "low", "high")}
     about = " (medians)" if reason.count > 1 and "{value}" in words else ""
     count = _times(reason.count, "time")
     return f"Refused {count} by {reason.rule}, {when}: {words.format(**numbers)}{about}."
+
+
+def _number(value: float) -> str:
+    return "an unknown number" if math.isnan(value) else f"{value:.3g}"
 
 
 def _times(count: int, what: str) -> str:
