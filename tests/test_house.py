@@ -14,6 +14,10 @@ HOUSE = Path(__file__).parent.parent
 # From the roof to the ground. A module imports from below its own line; beside itself, nothing.
 PLAN = """
 workers.__main__
+workers.verbs.run  workers.verbs.serve  workers.verbs.simulate
+workers.verbs.work  workers.verbs.new
+workers.verbs.options  workers.verbs.evaluation
+workers.verbs
 workers.laboratory
 workers.swarm  workers.nursery
 workers.simulation  workers.process  workers.training
@@ -31,8 +35,11 @@ workers.tasks.digits  workers.tasks.npz  workers.tasks.synthetic  workers.tasks.
 workers.tasks.task  workers.tasks.splits
 workers
 kardam.__main__
-kardam.report  kardam.hindsight
-kardam.retelling
+kardam.verbs.serve  kardam.verbs.stats  kardam.verbs.checkpoint  kardam.verbs.report
+kardam.verbs.replay  kardam.verbs.explain
+kardam.verbs.printing
+kardam.verbs
+kardam.report  kardam.retelling
 kardam.flags  kardam.daemon  kardam.live  kardam.figures
 kardam.telemetry
 kardam.exposition
@@ -49,7 +56,7 @@ kardam.trusted
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
 kardam.gathering.rivals  kardam.consensus  kardam.throttle
 kardam.gathering.gathering  kardam.stage
-kardam.aggregators  kardam.lens
+kardam.aggregators  kardam.lens  kardam.uploads
 kardam.growth  kardam.protocol  kardam.events  kardam.fingerprint
 kardam.places
 kardam.messages  kardam.spec  kardam.state  kardam.pages
@@ -68,12 +75,12 @@ SHELLS |= {
     "kardam.tape",
     "kardam.recovery",
     "kardam.retelling",
-    "kardam.hindsight",
     "kardam.live",
     "kardam.flags",
 }
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
 MAINS = {"kardam.__main__", "workers.__main__"}
+MAINS |= {name for name in PLAN.split() if ".verbs." in name}
 TORCH = {"workers.tasks", "workers.objective", "workers.process", "workers.nursery"}
 TORCH |= {"workers.parameters", "workers.training", "workers.tensors"}
 TORCH |= {f"workers.examples.{name}" for name in ("images", "text", "mails", "movies")}
@@ -88,8 +95,8 @@ DOORS = {
     "torch": TORCH,
     "sklearn": {"workers.tasks.digits"},
     "uvloop": MAINS,
-    "click": {"kardam.live", "kardam.flags", "kardam.hindsight", *MAINS},
-    "rich": {"kardam.view", "kardam.live", "kardam.hindsight", *MAINS},
+    "click": {"kardam.live", "kardam.flags", *MAINS},
+    "rich": {"kardam.view", "kardam.live", *MAINS},
     "matplotlib": {"kardam.figures", "kardam.report"},
     "safetensors": {"kardam.checkpoint"},
     "sortedcontainers": {"kardam.growth"},
@@ -104,7 +111,7 @@ DOORS = {
         *{"workers.swarm", *MAINS},
     },
     "time": {
-        *(f"kardam.{name}" for name in ("client", "server", "scribe", "telemetry", "__main__")),
+        *(f"kardam.{name}" for name in ("client", "server", "scribe", "telemetry", "verbs.stats")),
         *{"workers.process", "workers.nursery"},
     },
     "random": {"kardam.client"},

@@ -1,7 +1,4 @@
-"""The verbs that look back at a run's directory: replay and explain.
-
-Never in here: how either comes to what it prints.
-"""
+"""kardam replay: a recorded run again, to the last bit, and another filter beside it."""
 
 import json
 import sys
@@ -14,21 +11,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from kardam.chronicle import Person, people, verdicts
-from kardam.errors import Different, UsageError
-from kardam.explain import Account, accounts, sentences
+from kardam.chronicle import Person, people
+from kardam.errors import Different
 from kardam.flags import json_option
 from kardam.recipe import DEFAULT_PRESET, Recipe
 from kardam.retelling import Outcomes, Retelling, lives, retell
-
-run_argument = click.argument("run", type=click.Path(path_type=Path))
-
-# Columns, where standard output is no terminal.
-PLAIN_WIDTH = 140
+from kardam.verbs.printing import PLAIN_WIDTH
 
 
 @click.command("replay")
-@run_argument
+@click.argument("run", type=click.Path(path_type=Path))
 @click.option("--preset", help="Ask the filter and the dampening of this preset, too.")
 @click.option("--filter", help="Ask this filter, too: what had it said of the same arrivals?")
 @click.option("--f", type=int, help="Let it assume so many liars.  [default: as recorded]")
@@ -147,33 +139,3 @@ def table_of(came: Retelling, other: Recipe | None, who: Mapping[int, Person]) -
         cells = [counts[side].get(rule, 0) for side in told[0][1] for _, counts in told]
         table.add_row(rule, *(f"{count:,}" for count in cells))
     return table
-
-
-@click.command("explain")
-@run_argument
-@click.option("--worker", type=int, help="Which one.  [default: all]")
-@json_option
-def explain_command(run: Path, worker: int | None, as_json: bool) -> None:
-    """Why workers of RUN were refused, in sentences, by its journal.
-
-    \b
-    Examples:
-      kardam explain runs/mine --worker 7
-      kardam explain runs/mine
-    """
-    labels = {worker: person.label for worker, person in people(run).items()}
-    found = accounts(verdicts(run), labels)
-    if worker is not None:
-        found = [_of(worker, found, run)]
-    if as_json:
-        click.echo(json.dumps({"run": str(run), "workers": [one.facts() for one in found]}))
-    else:
-        click.echo("\n\n".join("\n".join(sentences(one)) for one in found))
-
-
-def _of(worker: int, found: list[Account], run: Path) -> Account:
-    for one in found:
-        if one.worker == worker:
-            return one
-    known = ", ".join(str(one.worker) for one in found) or "none"
-    raise UsageError(f"--worker {worker}: no verdict on it in {run}; there are some on {known}")
