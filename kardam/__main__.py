@@ -3,6 +3,13 @@
 Imports are few: `kardam stats` must answer at once. Never in here: what a verb does (verbs/).
 """
 
+import os
+
+# One compute thread a process, said before numpy and torch look: many processes share these cores,
+# and a sum comes out the same to the last bit when it is done again.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
 import logging
 import sys
 from typing import NoReturn
