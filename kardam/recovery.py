@@ -49,7 +49,7 @@ def caught_up(run: Path, kept: Checkpoint) -> tuple[State, list[Retold]]:
     facts = tape.beginning(life) if life is not None else None
     if life is None or facts is None:
         return state, []
-    descent = descent_of(Recipe(**facts["recipe"]), state["sessions"]["descent"])
+    descent = descent_of(Recipe.of(**facts["recipe"]), state["sessions"]["descent"])
     retold, seconds = [], state["seconds"]
     for told in tape.play(life, end):
         end, seconds = told.mark, max(seconds, told.seconds)

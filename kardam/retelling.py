@@ -81,7 +81,7 @@ def lives(run: Path) -> list[Life]:
             marks = json.loads((start / PLAIN).read_text())["records"]
             mark = Mark(**marks["recording"]) if marks.get("recording") is not None else None
             if mark is not None and mark.life == tape.number(folder):
-                recipe = Recipe(**facts["recipe"])
+                recipe = Recipe.of(**facts["recipe"])
                 found.append(Life(folder, start, mark, recipe, marks["journal"], 0))
                 break
     if not found:

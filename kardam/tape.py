@@ -80,6 +80,9 @@ class Recording:
         self._segment = 1
         try:
             self.folder.mkdir(parents=True, mode=0o700)
+            if durable:
+                _settle(run)
+                _settle(self.folder.parent)
             self._log = self._open()
         except OSError as error:
             raise Unwritable(f"{self.folder}: {error.strerror}") from error

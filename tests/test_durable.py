@@ -25,7 +25,7 @@ from kardam.fingerprint import fingerprint
 from kardam.messages import Gradient, Manifest, Verdict
 from kardam.plan import Every, Plan, Until
 from kardam.recipe import Recipe
-from kardam.recovery import descent_of
+from kardam.recovery import caught_up, descent_of
 from kardam.replay import again
 from kardam.retelling import lives, retell
 from kardam.server import Router, serve
@@ -86,35 +86,78 @@ async def test_what_can_not_be_settled_never_leaves_and_ends_the_server() -> Non
     assert told == ["judged"]
 
 
+def plan_in(folder: str, **rest: Any) -> Plan:
+    return Plan(
+        recipe=Recipe.of(n=4, preset="none"),
+        bind=ANY_PORT,
+        until=Until(),
+        every=Every(updates=2),
+        keep=1,
+        seed=0,
+        task="",
+        split="iid",
+        experiment="",
+        out=Path(folder) / "run",
+        durable=True,
+        **rest,
+    )
+
+
+MANIFEST, X = Manifest((("x", (3,)),)), np.zeros(3, np.float32)
+
+
 @on_both_loops
 async def test_a_disk_that_is_full_ends_a_durable_run_with_its_own_code() -> None:
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        plan = Plan(
-            recipe=Recipe.of(n=4, preset="none"),
-            bind=ANY_PORT,
-            until=Until(),
-            every=Every(),
-            keep=3,
-            seed=0,
-            task="",
-            split="iid",
-            experiment="",
-            out=Path(folder) / "run",
-            durable=True,
-        )
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
 
-        def full(descriptor: int) -> None:
-            raise OSError(28, "No space left on device")
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
 
         async def run() -> None:
-            async with daemon.running(plan, Manifest((("x", (3,)),)), np.zeros(3, np.float32)) as r:
+            async with daemon.running(plan_in(folder), MANIFEST, X) as one:
                 patch.setattr("os.fdatasync", full)
-                async with worker(r.server, patience=2.0) as client:
+                async with worker(one.server, patience=2.0) as client:
                     await asyncio.to_thread(client.pull)
 
         with pytest.raises(Unwritable, match=r"000001\.tape: No space left on device") as raised:
             await run()
         assert raised.value.code == 7
+
+
+@on_both_loops
+async def test_a_durable_run_keeps_what_it_needs_to_go_on_and_no_more() -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tape.Recording.__init__, "__defaults__", (1,))  # a segment an event
+        plan = plan_in(folder)
+        out = plan.out
+        x: list[bytes] = []
+        for life in (1, 2):
+            async with daemon.running(plan, MANIFEST, X) as one:
+                descent = one.server.sessions.descent
+                assert [descent.model.x.tobytes()] == (x or [X.tobytes()])
+                async with worker(one.server) as client:
+                    for _ in range(5):
+                        await asyncio.to_thread(answer, client, np.ones(3, np.float32))
+                        one.scribe.look(one.server.now)
+                        # As the loop of `Run.wait` has it: a look takes in what a thread has done.
+                        while one.scribe._writing is not None:
+                            await asyncio.sleep(0.001)
+                            one.scribe.look(one.server.now)
+                    await asyncio.to_thread(answer, client, np.full(3, life, np.float32))
+                x = [descent.model.x.tobytes()]
+                # It ends here without a word: what came after its last checkpoint is on the disk.
+            newest = checkpoint.newest(out / "checkpoints")
+            assert newest is not None
+            assert checkpoint.updates(newest) < descent.model.version
+            left = [tape.number(path) for path in tape.segments(tape.lives(out)[-1])]
+            assert 0 < left[0] == min(left)
+            assert left[0] > 1
+            plan = plan_in(folder, checkpoint=newest, in_place=True)
+        assert newest is not None
+        state, retold = caught_up(out, checkpoint.restore(newest))
+        assert state["sessions"]["descent"]["x"].tobytes() == x[0]
+        assert len(retold) == state["sessions"]["descent"]["version"] - checkpoint.updates(newest)
+        assert not tape.segments(tape.lives(out)[0])
 
 
 # --- real processes, killed ---
