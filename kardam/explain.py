@@ -63,8 +63,8 @@ class Reason:
 @dataclass
 class Account:
     """One worker: how often it answered and was used, and the others on average; why it was
-    refused, most often first; and the terms it served, by the seconds of the first and the last
-    refusal (None: when the journal ends it serves still).
+    refused, most often first; and the terms it served, from the second of the first refusal that
+    tells of one to when it was used again (None: not before the journal ends).
     """
 
     worker: int
@@ -128,13 +128,14 @@ def _see(its: _Seen, line: Line) -> None:
             its.numbers[rule, side].append(
                 tuple(float(line.get(name, math.nan)) for name in ("value", "low", "high"))  # type: ignore[arg-type]
             )
-    # Whoever is refused where the others are serves a term, until something else is said of it.
+    # Whoever is refused where the others are serves a term, until it is used again. (Another rule
+    # that refuses it meanwhile says nothing of that.)
     serves = rule == "consensus" and side == "within"
     if serves and not its.serving:
         its.terms.append((seconds, None))
-    elif its.serving and rule != "consensus":
+    elif its.serving and line["admitted"]:
         its.terms[-1] = (its.terms[-1][0], seconds)
-    its.serving = serves or (its.serving and rule == "consensus")
+    its.serving = serves or (its.serving and not line["admitted"])
 
 
 def _side(line: Line) -> str:
@@ -165,9 +166,9 @@ def _mean(shares: Iterable[float]) -> float:
 def sentences(account: Account) -> list[str]:
     """The account of one worker, for whoever asks why."""
     who = f"Worker {account.worker}" + f" ({account.label})" * bool(account.label)
-    others = "" if math.isnan(account.others) else f"; of the others' {account.others:.0%}"
+    others = "" if math.isnan(account.others) else f"; of the others' {_share(account.others)}"
     said = [
-        f"{who} answered {account.delivered:,} times, and {account.share:.0%} of its work was"
+        f"{who} answered {account.delivered:,} times, and {_share(account.share)} of its work was"
         f" used{others}."
     ]
     if not account.reasons:
@@ -175,7 +176,9 @@ def sentences(account: Account) -> list[str]:
     said += [_sentence(reason) for reason in account.reasons]
     if account.terms:
         since, until = account.terms[-1]
-        ends = "to the end of the journal" if until is None else f"to {until:.2f} s"
+        ends = (
+            "to the end of the journal" if until is None else f"until it was used at {until:.2f} s"
+        )
         terms = _times(len(account.terms), "term")
         said.append(f"It served {terms}, the last from {since:.2f} s {ends}.")
     return said
@@ -193,6 +196,10 @@ def _sentence(reason: Reason) -> str:
     about = " (medians)" if reason.count > 1 and "{value}" in words else ""
     count = _times(reason.count, "time")
     return f"Refused {count} by {reason.rule}, {when}: {words.format(**numbers)}{about}."
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _number(value: float) -> str:

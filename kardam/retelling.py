@@ -45,13 +45,15 @@ class Life(NamedTuple):
 class Retelling:
     """What came of it, all of it as it was recorded.
 
-    `said` is what the other filter said, and of `agreed` gradients the same. `untold` lines of the
-    journal are of no recorded event, `unwritten` verdicts in no line, and `torn` bytes at the end
-    of a recording no event: where a crash or a full disk came between.
+    `said` is what the other filter said, and of `agreed` gradients the same. `earlier` lines of the
+    journal are of before the first recorded event that is left, `untold` ones of no recorded event,
+    `unwritten` verdicts in no line, and `torn` bytes at the end of a recording no event: where a
+    crash or a full disk came between.
     """
 
     verdicts: int = 0
     models: int = 0
+    earlier: int = 0
     untold: int = 0
     unwritten: int = 0
     torn: int = 0
@@ -65,6 +67,7 @@ def retell(run: Path, found: list[Life], other: Recipe | None = None) -> Retelli
     first thing that comes out otherwise.
     """
     teller = _Teller(run, other)
+    teller.came.earlier = sum(1 for _ in _lines(run / JOURNAL, 0, found[0].begin))
     for life in found:
         teller.play(life)
     return teller.came

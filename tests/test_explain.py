@@ -36,11 +36,12 @@ JOURNAL = [
 def test_a_worker_is_told_by_which_rule_and_when_and_what_it_would_have_taken() -> None:
     honest, liar = accounts(JOURNAL, {7: "sign_flip"})
     assert sentences(honest) == [
-        "Worker 0 answered 2 times, and 100% of its work was used; of the others' 25%.",
+        "Worker 0 answered 2 times, and 100 % of its work was used; of the others' 25 %.",
         "Nothing of it was refused.",
     ]
     assert sentences(liar) == [
-        "Worker 7 (sign_flip) answered 8 times, and 25% of its work was used; of the others' 100%.",
+        "Worker 7 (sign_flip) answered 8 times, and 25 % of its work was used; of the others'"
+        " 100 %.",
         "Refused 2 times by growth, from 1.00 to 2.00 s: its gradient changed too much as the model"
         " moved: by 13, where 1 to 4 was taken (medians).",
         "Refused 2 times by consensus, from 5.00 to 6.00 s: it was where the others are (2, within"
@@ -49,7 +50,7 @@ def test_a_worker_is_told_by_which_rule_and_when_and_what_it_would_have_taken() 
         " by 0.1, where 1 to 3 was taken.",
         "Refused 1 time by consensus, at 4.00 s: over time its gradients point elsewhere than those"
         " of the others: 9 from their centre, where 1 to 3 was taken.",
-        "It served 1 term, the last from 5.00 s to 7.00 s.",
+        "It served 1 term, the last from 5.00 s until it was used at 7.00 s.",
     ]
 
 

@@ -56,6 +56,11 @@ def replay_command(
     click.echo(came_to(came))
     wide = None if sys.stdout.isatty() else PLAIN_WIDTH
     Console(width=wide).print(table_of(came, other, who))
+    if other is not None:
+        click.echo(
+            f"replayed: {other.filter}, f={other.f}; of the same opinion on {came.agreed:,} of"
+            f" {came.verdicts:,}"
+        )
 
 
 def another(recorded: Recipe, preset: str | None, filter: str | None, f: int | None) -> Recipe:
@@ -106,8 +111,9 @@ def facts_of(
     return {**facts, "asked": asked, "said": sides(came.said, who), "agreed": came.agreed}
 
 
-# What a crash or a full disk leaves between a journal and a recording, in words.
+# What is of a journal or of a recording alone, in words.
 GAPS = {
+    "earlier": "lines of the journal are of before what is recorded",
     "untold": "lines of the journal are of nothing that is recorded",
     "unwritten": "verdicts are not in the journal, which ended before them",
     "torn": "bytes at the end of a recording are no whole event",
@@ -128,9 +134,6 @@ def table_of(came: Retelling, other: Recipe | None, who: Mapping[int, Person]) -
     told = [("recorded", sides(came.recorded, who))]
     if other is not None:
         told.append(("replayed", sides(came.said, who)))
-        table.caption = f"replayed: {other.filter}, f={other.f}; of the same opinion on" + (
-            f" {came.agreed:,} of {came.verdicts:,}"
-        )
     for side in told[0][1]:
         for name, _ in told:
             table.add_column(f"{side}, {name}" if other is not None else side, justify="right")
