@@ -179,8 +179,8 @@ def sentences(account: Account) -> list[str]:
         ends = (
             "to the end of the journal" if until is None else f"until it was used at {until:.2f} s"
         )
-        terms = _times(len(account.terms), "term")
-        said.append(f"It served {terms}, the last from {since:.2f} s {ends}.")
+        terms = _times(len(account.terms), "term") + ", the last" * (len(account.terms) > 1)
+        said.append(f"It served {terms} from {since:.2f} s {ends}.")
     return said
 
 

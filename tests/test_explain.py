@@ -9,9 +9,8 @@ import pytest
 from kardam.explain import WORDS, Line, accounts, sentences
 from kardam.messages import Verdict
 from kardam.records import Records, entry
-from tests.test_cli import Kardam, kardam
-
-__all__ = ["kardam"]
+from tests.test_cli import Kardam
+from tests.test_cli import kardam as kardam  # the fixture
 
 
 def line(worker: int, second: float, rule: str = "", **rest: Any) -> Line:
@@ -50,14 +49,14 @@ def test_a_worker_is_told_by_which_rule_and_when_and_what_it_would_have_taken() 
         " by 0.1, where 1 to 3 was taken.",
         "Refused 1 time by consensus, at 4.00 s: over time its gradients point elsewhere than those"
         " of the others: 9 from their centre, where 1 to 3 was taken.",
-        "It served 1 term, the last from 5.00 s until it was used at 7.00 s.",
+        "It served 1 term from 5.00 s until it was used at 7.00 s.",
     ]
 
 
 def test_a_term_that_no_verdict_ends_goes_on() -> None:
     (_, liar) = accounts(JOURNAL[:-1], {})
     assert liar.terms == [(5.0, None)]
-    assert sentences(liar)[-1].endswith("the last from 5.00 s to the end of the journal.")
+    assert sentences(liar)[-1].endswith("1 term from 5.00 s to the end of the journal.")
 
 
 @pytest.mark.parametrize("rule", ["own_rule", *sorted({key.split()[0] for key in WORDS})])

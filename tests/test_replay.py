@@ -23,9 +23,8 @@ from kardam.messages import Declared, Gradient, Verdict
 from kardam.recipe import PRESETS, Recipe
 from kardam.replay import Bystander, again
 from kardam.tape import segments
-from tests.test_cli import Kardam, kardam
-
-__all__ = ["kardam"]
+from tests.test_cli import Kardam
+from tests.test_cli import kardam as kardam  # the fixture
 
 N, D = 4, 6
 GATHERS = ["arrival", "arrival:m=3", "buffered", "synchronous"]
