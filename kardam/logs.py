@@ -24,6 +24,8 @@ class Log:
         self.ended = False
         # Bytes that were added and are not written.
         self.waiting = 0
+        # Whether the disk has yet to say that it has all.
+        self._unsaid = False
         self._pieces: list[memoryview] = []
         # Unbuffered: what is not written yet is in `_pieces`, and nowhere else.
         self._file = path.open("ab", buffering=0)
@@ -43,6 +45,7 @@ class Log:
         if not self.ended:
             views = [memoryview(piece) for piece in pieces if len(piece)]
             self._pieces += views
+            self._unsaid = True
             self.waiting += sum(map(len, views))
 
     def flush(self, sync: bool = False) -> None:
@@ -54,8 +57,9 @@ class Log:
         try:
             while pieces:
                 self._write(pieces)
-            if sync:
+            if sync and self._unsaid:
                 os.fdatasync(self._file.fileno())
+                self._unsaid = False
         except OSError as error:
             self.ended = True
             with contextlib.suppress(OSError):

@@ -27,8 +27,9 @@ from kardam.events import Event, Receiving
 from kardam.fingerprint import fingerprint
 from kardam.logs import Log
 from kardam.messages import Manifest, Model, Vector, Verdict
+from kardam.recording import Recording, cut
 from kardam.state import State
-from kardam.tape import Mark, Recording
+from kardam.tape import Mark
 
 EXPERIMENT, ENVIRONMENT = "experiment.toml", "environment.json"
 JOURNAL, METRICS, SUMMARY = "journal.jsonl", "metrics.jsonl", "summary.json"
@@ -72,7 +73,7 @@ class Records:
             records._journal.mend(marks["journal"])
             records._metrics.mend(marks["metrics"])
             if (mark := marks.get("recording")) is not None:
-                tape.cut(folder, Mark(**mark))
+                cut(folder, Mark(**mark))
             (folder / SUMMARY).unlink(missing_ok=True)
         except OSError as error:
             raise Unwritable(f"{folder}: {error.strerror}") from error

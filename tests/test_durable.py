@@ -25,6 +25,7 @@ from kardam.fingerprint import fingerprint
 from kardam.messages import Gradient, Manifest, Verdict
 from kardam.plan import Every, Plan, Until
 from kardam.recipe import Recipe
+from kardam.recording import Recording
 from kardam.recovery import caught_up, descent_of
 from kardam.replay import again
 from kardam.retelling import lives, retell
@@ -127,7 +128,7 @@ async def test_a_disk_that_is_full_ends_a_durable_run_with_its_own_code() -> Non
 @on_both_loops
 async def test_a_durable_run_keeps_what_it_needs_to_go_on_and_no_more() -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tape.Recording.__init__, "__defaults__", (1,))  # a segment an event
+        patch.setattr(Recording.__init__, "__defaults__", (1,))  # a segment an event
         plan = plan_in(folder)
         out = plan.out
         x: list[bytes] = []

@@ -47,6 +47,7 @@ kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
 kardam.outcome
 kardam.explain
 kardam.plan  kardam.records  kardam.recovery
+kardam.recording
 kardam.tape
 kardam.logs
 kardam.client  kardam.recipe  kardam.checkpoint
@@ -73,6 +74,7 @@ SHELLS |= {
     "kardam.scribe",
     "kardam.logs",
     "kardam.tape",
+    "kardam.recording",
     "kardam.recovery",
     "kardam.retelling",
     "kardam.live",

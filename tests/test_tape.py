@@ -13,7 +13,8 @@ from kardam.errors import Unwritable
 from kardam.events import Event, Forgetting, Lending, Receiving, Refusing
 from kardam.fingerprint import fingerprint
 from kardam.messages import Declared, Gradient, Model, Vector
-from kardam.tape import Kept, Mark, Recording, Told
+from kardam.recording import WAITING_BYTES, Recording, cut
+from kardam.tape import Kept, Mark, Told
 from tests.strategies import any_float, vectors
 
 D = 3
@@ -112,16 +113,31 @@ def test_what_stands_behind_a_place_is_cut_with_the_lives_after_it(tmp_path: Pat
         recording.close()
     marks = [one.mark for one in told(tmp_path)]
     assert [mark.life for mark in marks] == [1] * 4 + [2] * 4
-    tape.cut(tmp_path, marks[1])
+    cut(tmp_path, marks[1])
     assert [one.mark for one in told(tmp_path)] == marks[:2]
     again = Recording(tmp_path, whole=True, durable=False)
     again.close()
     assert again.life == 2
 
 
+def test_the_disk_is_asked_once_for_all_that_it_was_given_and_not_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("os.fdatasync", asked.append)
+    recording = Recording(tmp_path, whole=True, durable=True)
+    for ticket in range(3):
+        heard(recording, Lending(0, ticket))
+    heard(recording, gradient(np.zeros(WAITING_BYTES // 4, np.float32)))  # written, and not said
+    for _ in range(2):
+        recording.flush()
+    assert len(asked) == 1
+    recording.close()
+
+
 def test_a_vector_that_is_long_is_not_kept_in_memory_until_somebody_looks(tmp_path: Path) -> None:
     recording = Recording(tmp_path, whole=True, durable=False)
-    long = np.zeros(tape.WAITING_BYTES // 4, np.float32)
+    long = np.zeros(WAITING_BYTES // 4, np.float32)
     heard(recording, gradient(long))
     (segment,) = tape.segments(recording.folder)
     assert segment.stat().st_size > long.nbytes
