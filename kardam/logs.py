@@ -66,6 +66,13 @@ class Log:
                 self.cut(start)
             raise Unwritable(f"{self.path}: {error.strerror}; it ends here") from error
 
+    def settle(self) -> None:
+        """What was written is on the disk. Raises Unwritable. (Of any thread.)"""
+        try:
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            raise Unwritable(f"{self.path}: {error.strerror}") from error
+
     def _write(self, pieces: deque[memoryview]) -> None:
         written = os.writev(self._file.fileno(), list(islice(pieces, PIECES_MAX)))
         self.position += written

@@ -152,6 +152,9 @@ class Records:
         """Keep a state, and of the older ones the newest few. Raises Unwritable."""
         folder = self.folder / CHECKPOINTS
         path = checkpoint.place(folder, updates)
+        # What its marks speak of is there before it.
+        self._journal.settle()
+        self._metrics.settle()
         checkpoint.save(path, manifest, x, state)
         recording, mark = self.recording, state["records"]["recording"]
         if recording is not None and mark is not None:

@@ -61,6 +61,20 @@ def test_a_run_that_goes_on_forgets_what_it_wrote_after_its_checkpoint(tmp_path:
     assert [line["updates"] for line in lines(tmp_path / "metrics.jsonl")] == [4, 6]
 
 
+def test_a_line_that_a_crash_tore_is_cut_off_though_the_marks_are_behind_it(tmp_path: Path) -> None:
+    with Records.create(tmp_path, "", keep=3) as written:
+        for second in (1.0, 2.0):
+            written.verdict(VERDICT, second)
+        written.flush()
+        marks = written.marks()
+    journal = tmp_path / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-5])
+    with Records.reopen(tmp_path, marks, keep=3) as again:
+        again.verdict(VERDICT, 3.0)
+        again.flush()
+    assert [line["seconds"] for line in lines(journal)] == [1.0, 3.0]
+
+
 def test_two_runs_do_not_write_into_one_directory(tmp_path: Path) -> None:
     with Records.create(tmp_path / "run", "", keep=3) as written:
         with pytest.raises(UsageError, match="exists already; name another, or --resume"):
