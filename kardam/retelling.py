@@ -126,7 +126,14 @@ class _Teller:
             else:
                 self._do(told, lines)
         self.came.untold += sum(1 for _ in lines)
-        self.came.torn += tape.behind(life.folder, last)
+        unread = tape.behind(life.folder, last)
+        if len(unread) > 1:
+            # A segment is begun when the one before it is whole: no crash did this.
+            raise Different(
+                f"{life.folder}: damaged after verdict {self.came.verdicts:,}, in"
+                f" {next(iter(unread))}; nothing behind that can be played"
+            )
+        self.came.torn += sum(unread.values())
 
     def _stand_beside(self, other: Recipe) -> None:
         if self._beside is None:

@@ -185,7 +185,11 @@ def play(life: Path, after: Mark | None = None) -> Iterator[Told]:
                 return
 
 
-def behind(life: Path, mark: Mark) -> int:
-    """How many bytes stand behind this place of this life."""
-    sizes = [path.stat().st_size for path in segments(life) if number(path) >= mark.segment]
-    return sum(sizes) - mark.offset
+def behind(life: Path, mark: Mark) -> dict[str, int]:
+    """How many bytes stand behind this place of this life, by segments where there are any."""
+    left = {
+        path.name: path.stat().st_size - mark.offset * (number(path) == mark.segment)
+        for path in segments(life)
+        if number(path) >= mark.segment
+    }
+    return {name: size for name, size in left.items() if size > 0}

@@ -22,7 +22,7 @@ from kardam.events import Event, Lending
 from kardam.messages import Declared, Gradient, Verdict
 from kardam.recipe import PRESETS, Recipe
 from kardam.replay import Bystander, again
-from kardam.tape import segments
+from kardam.tape import play, segments
 from tests.test_cli import Kardam
 from tests.test_cli import kardam as kardam  # the fixture
 
@@ -182,6 +182,24 @@ def test_a_model_that_was_tampered_with_is_found(
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     code, _, err = kardam("replay", str(run))
     assert (code, f"the model after {updates(path)} updates is" in err) == (8, True), err
+
+
+def test_a_recording_that_is_damaged_where_no_crash_tears_it_is_found(
+    recorded: Path, kardam: Kardam, tmp_path: Path
+) -> None:
+    run = copied(recorded, tmp_path)
+    (segment,) = segments(run / "recording" / "0001")
+    data = bytearray(segment.read_bytes())
+    half = [one.mark.offset for one in play(segment.parent)][200]
+    segment.write_bytes(data[:half])
+    (segment.parent / "000002.tape").write_bytes(data[half:])
+    assert kardam("replay", str(run))[0] == 0
+    data[half - 1] ^= 1
+    segment.write_bytes(data[:half])
+    code, _, err = kardam("replay", str(run))
+    assert code == 8
+    assert "damaged after verdict" in err
+    assert "in 000001.tape; nothing behind that can be played" in err
 
 
 def test_what_a_crash_tore_off_is_said_and_is_no_difference(
