@@ -80,7 +80,7 @@ class Scribe:
 
     def begin(self) -> None:
         """Keep the beginning, before anything happens, so that from now on there is something to go
-        on from.
+        on from. Raises Unwritable where that is to be durable.
         """
         with self._saying("logs"):
             self._records.flush()  # what was retold
