@@ -77,7 +77,7 @@ def test_a_line_that_a_crash_tore_is_cut_off_though_the_marks_are_behind_it(tmp_
 
 def test_two_runs_do_not_write_into_one_directory(tmp_path: Path) -> None:
     with Records.create(tmp_path / "run", "", keep=3) as written:
-        with pytest.raises(UsageError, match="exists already; name another, or --resume"):
+        with pytest.raises(UsageError, match="exists already; name another"):
             Records.create(tmp_path / "run", "", keep=3)
         marks = written.marks()
         with pytest.raises(UsageError, match="another kardam, which is running, writes there"):

@@ -82,7 +82,7 @@ class Experiment:
         self._measure()
         if self._recorded:
             self._keep()
-        books = self._books("ended", until)
+        books = {**self._books("ended", until), "ending": ending.why}
         self._records.summary(books)
         return Outcome(ending, books, self._records.folder, kept=None)
 
