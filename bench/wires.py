@@ -25,7 +25,7 @@ import zmq
 
 from kardam import daemon
 from kardam.client import Client
-from kardam.messages import Gradient, Manifest, Vector, Verdict
+from kardam.messages import Gradient, Manifest, Vector
 from kardam.recipe import Recipe
 from kardam.records import Records
 from kardam.server import Server
@@ -161,13 +161,15 @@ def _turns(pool: list[Vector]) -> Iterator[Vector]:
 # --- kardam ---
 
 
-def kardam(name: str, filter: str, shares: bool = False) -> Wire:
+def kardam(
+    name: str, filter: str, shares: bool = False, record: bool = False, durable: bool = False
+) -> Wire:
     """A server by this filter and its journal, as `kardam serve` has them; workers on a Client.
     With shared memory, where it `shares`.
     """
 
     def serve(d: int, workers: int, ready: Callable[[Any], None]) -> None:
-        uvloop.run(_serve(d, workers, filter, shares, ready))
+        uvloop.run(_serve(d, workers, filter, shares, record, durable, ready))
 
     @contextlib.contextmanager
     def work(where: Any, index: int, d: int, pool: list[Vector]) -> Iterator[Cycle]:
@@ -188,16 +190,27 @@ def kardam(name: str, filter: str, shares: bool = False) -> Wire:
 
 
 async def _serve(
-    d: int, workers: int, filter: str, shares: bool, ready: Callable[[Any], None]
+    d: int,
+    workers: int,
+    filter: str,
+    shares: bool,
+    record: bool,
+    durable: bool,
+    ready: Callable[[Any], None],
 ) -> None:
-    async with serving(d, workers, filter, shares) as (_, where):
+    async with serving(d, workers, filter, shares, record, durable) as (_, where):
         ready(where)
         await asyncio.Event().wait()
 
 
 @contextlib.asynccontextmanager
 async def serving(
-    d: int, workers: int, filter: str, shares: bool = False
+    d: int,
+    workers: int,
+    filter: str,
+    shares: bool = False,
+    record: bool = False,
+    durable: bool = False,
 ) -> AsyncIterator[tuple[Server, Any]]:
     """A server with its journal, and where its workers find it."""
     sessions = primed(d, workers, filter)
@@ -208,14 +221,16 @@ async def serving(
         socket.socket(socket.AF_UNIX) as door,
     ):
         server: Server
-
-        def observe(verdict: Verdict, _: float) -> None:
-            records.verdict(verdict, server.now)
+        if record or durable:
+            records.record({}, whole=record, durable=durable)
+        sessions.descent.hear = lambda event, verdict: records.hear(event, verdict, server.now)
+        settle = records.settle if durable else None
 
         async def flush() -> None:
             while True:
                 await asyncio.sleep(FLUSH)
                 records.flush()
+                records.settle()
 
         door.bind(f"{folder}/door")
         door.listen(workers)
@@ -224,7 +239,7 @@ async def serving(
             sessions.share(shelf)
             threading.Thread(target=_admit, args=(door, shelf), daemon=True).start()
         async with (
-            served(sessions, "tcp://127.0.0.1:0", observe) as server,
+            served(sessions, "tcp://127.0.0.1:0", settle=settle) as server,
             asyncio.TaskGroup() as tasks,
         ):
             flushing = tasks.create_task(flush())

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 # Is told of every verdict, and of the seconds that judging and applying took.
 Observe = Callable[[Verdict, float], None]
 
+# Returns when what happened so far may be known.
+Settle = Callable[[], None]
+
 # Seconds between looks at the clock: for deadlines, and for a socket that should have woken us.
 TICK = 0.2
 
@@ -147,11 +150,15 @@ class Server:
         socket: zmq.Socket[bytes],
         endpoint: str,
         observe: Observe,
+        settle: Settle | None,
         seconds: float,
     ) -> None:
         self.sessions = sessions
         self.endpoint = endpoint
         self._observe = observe
+        self._settle = settle
+        # What is to be sent once that is settled which it tells of.
+        self._held: list[tuple[Peer, Sequence[Bytes]]] = []
         # Room for a model and the next, however large.
         chunks = sessions.descent.model.x.nbytes // CHUNK_BYTES
         self._router = Router(socket, self._deliver, BACKLOG_MAX + 2 * chunks)
@@ -211,6 +218,7 @@ class Server:
             if self._router.look():
                 self._more = True
                 self._loop.call_soon(self._look)
+            self._release()
         except Exception as error:
             self._crashed.set_exception(error)
 
@@ -230,7 +238,10 @@ class Server:
         while pending:
             match pending.popleft():
                 case Send(peer=peer, message=message, body=body):
-                    self._router.send(peer, encode(message, body))
+                    if self._settle is None:
+                        self._router.send(peer, encode(message, body))
+                    else:
+                        self._held.append((peer, encode(message, body)))
                 case Judge(gradient=gradient):
                     began = time.perf_counter()
                     verdict = self.sessions.descent.receive(gradient)
@@ -240,8 +251,19 @@ class Server:
         if self.sessions.drained:
             self._drained.set()
 
+    def _release(self) -> None:
+        """Send what is held: one settlement for all that came in one look at the socket. Those who
+        come while the disk is written to wait for the next, which has the more to settle.
+        """
+        if self._settle is not None and self._held:
+            self._settle()
+            held, self._held = self._held, []
+            for peer, frames in held:
+                self._router.send(peer, frames)
+
     def _halt(self, reason: str) -> None:
         self._do(self.sessions.halt(reason))
+        self._release()
 
 
 @contextlib.asynccontextmanager
@@ -250,10 +272,12 @@ async def serve(
     bind: str,
     observe: Observe = lambda verdict, took: None,
     seconds: float = 0.0,
+    settle: Settle | None = None,
 ) -> AsyncIterator[Server]:
     """Serve for as long as the block runs: ready inside, gone after; a crash comes out of it.
 
     `bind` is an endpoint like tcp://127.0.0.1:0, 0 for any free port; `seconds` have gone before.
+    What `settle` is given for leaves after it has returned.
     Raises Unreachable where the port is taken or the address is not ours.
     """
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
@@ -269,7 +293,9 @@ async def serve(
         except zmq.ZMQError as error:
             free = "tcp://127.0.0.1:0 takes any free port"
             raise Unreachable(f"--bind {bind}: {zmq.strerror(error.errno or 0)}; {free}") from error
-        server = Server(sessions, socket, socket.get_string(zmq.LAST_ENDPOINT), observe, seconds)
+        server = Server(
+            sessions, socket, socket.get_string(zmq.LAST_ENDPOINT), observe, settle, seconds
+        )
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(server._run())

@@ -38,9 +38,10 @@ workers.tasks.task  workers.tasks.splits
 workers
 kardam.__main__
 kardam.verbs.serve  kardam.verbs.stats  kardam.verbs.checkpoint  kardam.verbs.report
+kardam.verbs.replay  kardam.verbs.explain
 kardam.verbs.printing
 kardam.verbs
-kardam.report
+kardam.report  kardam.retelling
 kardam.doctor.machine  kardam.doctor.endpoint
 kardam.doctor.finding
 kardam.doctor
@@ -51,9 +52,13 @@ kardam.exposition
 kardam.shared
 kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
 kardam.outcome
-kardam.plan  kardam.records
+kardam.explain
+kardam.plan  kardam.records  kardam.recovery
+kardam.recording
+kardam.tape
+kardam.logs
 kardam.client  kardam.recipe  kardam.checkpoint
-kardam.sessions  kardam.link
+kardam.sessions  kardam.link  kardam.replay
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.trusted
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
@@ -61,7 +66,7 @@ kardam.gathering.rivals  kardam.consensus  kardam.throttle
 kardam.gathering.gathering  kardam.stage
 kardam.aggregators  kardam.lens  kardam.uploads
 kardam.rooms
-kardam.growth  kardam.protocol
+kardam.growth  kardam.protocol  kardam.events  kardam.fingerprint
 kardam.places
 kardam.sweep
 kardam.help
@@ -84,6 +89,11 @@ SHELLS |= {
     "kardam.telemetry",
     "kardam.records",
     "kardam.scribe",
+    "kardam.logs",
+    "kardam.tape",
+    "kardam.recording",
+    "kardam.recovery",
+    "kardam.retelling",
     "kardam.live",
     "kardam.experiment",
     "kardam.flags",
@@ -115,7 +125,8 @@ DOORS = {
     "tomllib": {"kardam.experiment", "kardam.chronicle"},
     "tomli_w": {"kardam.experiment"},
     "ctypes": {"kardam.pages"},
-    "fcntl": {"kardam.records", "kardam.shared"},
+    "fcntl": {"kardam.logs", "kardam.shared"},
+    "xxhash": {"kardam.fingerprint"},
     "mmap": {"kardam.shared", "workers.board"},
     "datetime": {"kardam.daemon", "kardam.flags"},
     "asyncio": {
