@@ -1,5 +1,5 @@
-"""Who is who: the tokens that stand for the n workers and for the two trusted roles, on one
-machine.
+"""Who is who where there are no keys: tokens that stand for the n workers and the two trusted
+roles, on one machine; and what the user who started a server finds of it there.
 
 Identity is the token's, never what a peer calls itself. Chance (secrets) is given.
 """
@@ -31,6 +31,16 @@ class Identity(NamedTuple):
 
     role: Role
     worker: WorkerId = NOBODY
+
+
+class Keys(NamedTuple):
+    """What a peer holds under CURVE, 64 hexadecimal digits each: the server's public key, and its
+    own pair.
+    """
+
+    server: str
+    public: str
+    secret: str
 
 
 class Tokens:
@@ -105,7 +115,14 @@ class Tokens:
         return hmac.new(self._secret.encode(), said.encode(), hashlib.sha256).hexdigest()[:24]
 
 
-# --- the operator's token, for commands of the same user on the same machine ---
+# --- what an operator needs, for commands of the same user on the same machine ---
+
+
+class Operator(NamedTuple):
+    """A token, or keys."""
+
+    token: str
+    keys: Keys | None = None
 
 
 def _file(endpoint: str) -> Path:
@@ -115,9 +132,9 @@ def _file(endpoint: str) -> Path:
     return folder / f"kardam-{os.getuid()}" / f"{name}.json"
 
 
-def publish(endpoint: str, operator: str) -> Path:
-    """Leave the operator's token where only this user can read it: a file, to be removed at the
-    end. Raises Unwritable.
+def publish(endpoint: str, operator: Operator) -> Path:
+    """Leave it where only this user can read it: a file, to be removed at the end. Raises
+    Unwritable.
     """
     path = _file(endpoint)
     try:
@@ -126,15 +143,17 @@ def publish(endpoint: str, operator: str) -> Path:
             raise Unwritable(f"{path.parent} belongs to somebody else")
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump({"endpoint": endpoint, "operator": operator}, file)
+            keys = operator.keys._asdict() if operator.keys is not None else None
+            json.dump({"endpoint": endpoint, "operator": operator.token, "keys": keys}, file)
     except OSError as error:
         raise Unwritable(f"{path}: {error.strerror}") from error
     return path
 
 
-def published(endpoint: str) -> str | None:
-    """The operator's token of the server at this endpoint, if this user started it right here."""
+def published(endpoint: str) -> Operator | None:
+    """What the operator of the server at this endpoint needs, if this user started it right here."""
     try:
-        return str(json.loads(_file(endpoint).read_text())["operator"])
+        said = json.loads(_file(endpoint).read_text())
+        return Operator(str(said["operator"]), Keys(**said["keys"]) if said["keys"] else None)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,0 +1,83 @@
+"""A socket to a server, under CURVE where there are keys; and what went wrong in its handshake, in
+words.
+
+Never in here: what is said on it.
+"""
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from kardam.errors import Denied, KardamError, Unreachable
+from kardam.keys import Keys
+
+# TCP's own, and ZeroMQ's, sign of life: for lines that die in silence. Generous, since the
+# protocol beats too, and since a beat waits behind a chunk on a slow line.
+KEEPALIVE = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.HEARTBEAT_IVL: 10_000,
+    zmq.HEARTBEAT_TIMEOUT: 30_000,
+    zmq.HEARTBEAT_TTL: 60_000,
+}
+
+# A server that has another key than ours thinks says nothing: it hangs up, so often in a row. One
+# that is ending may do that once.
+HANGS_UP = 3
+
+SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+REFUSED = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+MISMATCH = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+HUNG_UP = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+
+READABLE, NOW = int(zmq.POLLIN), int(zmq.NOBLOCK)
+
+
+class Line:
+    """A DEALER socket that connects to an endpoint."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None
+    ) -> None:
+        self._endpoint = endpoint
+        self._keys = keys
+        self._hung_up = 0
+        self._succeeded = False
+        self.socket = context.socket(zmq.DEALER)
+        for option, value in KEEPALIVE.items():
+            self.socket.set(option, value)
+        if keys is not None:
+            self.socket.set(zmq.CURVE_SERVERKEY, bytes.fromhex(keys.server))
+            self.socket.set(zmq.CURVE_PUBLICKEY, bytes.fromhex(keys.public))
+            self.socket.set(zmq.CURVE_SECRETKEY, bytes.fromhex(keys.secret))
+        self._monitor = self.socket.get_monitor_socket(SUCCEEDED | REFUSED | MISMATCH | HUNG_UP)
+        self.socket.connect(endpoint)
+
+    def failure(self) -> KardamError | None:
+        """Why no handshake will ever succeed, where that is known by now."""
+        while self._monitor.poll(0, READABLE):
+            event = int(recv_monitor_message(self._monitor, NOW)["event"])
+            self._succeeded |= event == SUCCEEDED
+            self._hung_up += event == HUNG_UP
+            if event == REFUSED and self._keys is not None:
+                return Denied(
+                    f"{self._endpoint} does not know this key: ask its operator for"
+                    f" `kardam keys enroll ... {self._keys.public}`"
+                )
+            if event == MISMATCH and self._keys is None:
+                return Denied(
+                    f"{self._endpoint} takes nobody without a key: give a kit, or --server-key, as"
+                    " in the line that it printed"
+                )
+            if event == MISMATCH:
+                return Denied(f"{self._endpoint} speaks without keys: leave them away")
+        if self._keys is not None and not self._succeeded and self._hung_up >= HANGS_UP:
+            return Unreachable(
+                f"{self._endpoint} hangs up: it is no kardam server, or its key is not"
+                f" {self._keys.server}; compare --server-key with the line that it printed"
+            )
+        return None
+
+    def close(self, linger: int) -> None:
+        """Let go; last words have so many milliseconds."""
+        self.socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self.socket.close(linger=linger)
