@@ -1,16 +1,13 @@
 """The server's half of the protocol, as a state machine: what a peer said and when, to what to do.
 
-Who is connected, which uploads are open, which bytes are reserved, who is missing. It owns no
-socket and reads no clock; it knows the algorithm only as loans and verdicts.
+Who is connected, who waits for a model, who is missing; `uploads` knows what is on its way up. It
+owns no socket and reads no clock; it knows the algorithm only as loans and verdicts.
 """
 
 import json
-from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from kardam import __version__
 from kardam.descent import Descent
@@ -49,6 +46,7 @@ from kardam.places import VACANT, Places
 from kardam.protocol import CHUNK_BYTES, Bytes, encode_manifest, vector
 from kardam.state import State
 from kardam.stats import Stats
+from kardam.uploads import Upload, Uploads
 
 # What the socket calls a peer; random at each connection, and nobody's identity.
 Peer = bytes
@@ -58,14 +56,6 @@ Peer = bytes
 BEAT = 1.0
 MISSING = 3.5
 GONE = 30.0
-
-# A granted upload has this long for each of its chunks: a slow line, not a dead one, and not a liar
-# who holds the grants that others wait for.
-UPLOAD_SECONDS = 30.0
-
-# Reserved for uploads in flight: so many models' worth, or this many bytes where models are small.
-BUDGET_MODELS = 4
-BUDGET_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +90,6 @@ Effect = Send | Judge
 
 
 @dataclass(slots=True, eq=False)
-class Upload:
-    """A gradient that is asked for (no buffer yet) or under way."""
-
-    push: Push
-    buffer: Vector | None = None
-    received: int = 0
-    deadline: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
 class Session:
     """One peer that said Hello and was welcome."""
 
@@ -118,11 +98,8 @@ class Session:
     worker: WorkerId
     heard: float
     state: Activity = "idle"
-    upload: Upload | None = None
     # To be served once its gradient is judged.
     then: Pull | None = None
-    # Bytes that it may send at any moment without another word from us: a credit, or a grant.
-    reserved: int = 0
 
 
 class Sessions:
@@ -145,13 +122,11 @@ class Sessions:
         self._sessions: dict[Peer, Session] = {}
         self._workers: dict[WorkerId, Session] = {}
         self._places = Places(descent.n, tokens.issued, now)
-        self._asking: deque[Session] = deque()
+        self._uploads = Uploads(descent.model.x.size)
         # Who asked for a model, and when.
         self._waiting: dict[WorkerId, tuple[Pull, float]] = {}
         self._manifest = encode_manifest(terms.manifest)
         self._nbytes = descent.model.x.nbytes
-        self._reserved = 0
-        self._budget = max(BUDGET_MODELS * self._nbytes, BUDGET_BYTES)
 
     # --- events ---
 
@@ -206,12 +181,12 @@ class Sessions:
             if session.then is not None:
                 then, session.then = session.then, None
                 effects = self._pull(session, then, now)
-            # Saves the question and the waiting, for whoever delivered; one who holds a credit and
-            # is slow leaves half of the budget to others.
+            # Saves the question and the waiting, for whoever delivered.
             delivered = verdict.staleness >= 0 and not self.draining
             if not delivered:
-                self._release(session)  # what it had was for that gradient; both sides must agree
-            credit = delivered and self._reserve(session, self._budget // 2)
+                # What it had was for that gradient; both sides must agree.
+                self._uploads.spend(verdict.worker)
+            credit = delivered and self._uploads.credit(verdict.worker)
             told = Judged(
                 ticket=verdict.ticket,
                 admitted=verdict.admitted,
@@ -237,10 +212,8 @@ class Sessions:
         effects: list[Effect] = []
         for session in [s for s in self._sessions.values() if now - s.heard > GONE]:
             self._drop(session, "gone", now)
-        for session in self._workers.values():
-            upload = session.upload
-            if upload is not None and upload.buffer is not None and now > upload.deadline:
-                effects += self._abort(session, upload, "late", now)
+        for upload in self._uploads.late(now):
+            effects += self._abort(upload, "late", now)
         return effects + self._grant(now) + self._serve_waiting(now)
 
     def drain(self, over: bool = True) -> None:
@@ -252,7 +225,7 @@ class Sessions:
 
     @property
     def drained(self) -> bool:
-        return self.draining and not any(s.upload for s in self._workers.values())
+        return self.draining and not self._uploads
 
     @property
     def peers(self) -> Collection[Peer]:
@@ -262,7 +235,7 @@ class Sessions:
     @property
     def reserved(self) -> int:
         """Bytes that peers may have on the way."""
-        return self._reserved
+        return self._uploads.reserved
 
     def halt(self, reason: str) -> list[Effect]:
         """Tell everybody that it is over; workers only if the run is."""
@@ -341,10 +314,7 @@ class Sessions:
             self._workers.pop(session.worker, None)
             self._waiting.pop(session.worker, None)
             self._places.leave(session.worker, why, now)
-        if session in self._asking:
-            self._asking.remove(session)
-        session.upload = None
-        self._release(session)
+            self._uploads.end(session.worker)
 
     # --- models down ---
 
@@ -386,79 +356,47 @@ class Sessions:
     def _push(self, session: Session, push: Push, body: Bytes, now: float) -> list[Effect]:
         if self.draining:
             return []  # too late to be under way; what it is told next is that the run is over
-        if session.upload is not None:
+        worker = session.worker
+        if worker in self._uploads:
             return self.violated()
         session.then = Pull(push.have) if push.have is not None else None
-        if self.descent.lent(session.worker, push.ticket) is None:
-            return self._refuse(session, push.ticket, "unasked", now)
+        if self.descent.lent(worker, push.ticket) is None:
+            return self._refuse(worker, push.ticket, "unasked", now)
         if not len(body):
-            session.upload = Upload(push)
-            if session.reserved:
-                self._open(session.upload, now)
-                return []
-            self._asking.append(session)
+            self._uploads.ask(worker, push, now)
             return self._grant(now)
-        if not session.reserved:
-            return self._refuse(session, push.ticket, "ungranted", now)
-        self._release(session)
+        if not self._uploads.spend(worker):
+            return self._refuse(worker, push.ticket, "ungranted", now)
         if len(body) != self._nbytes:
-            return self._refuse(session, push.ticket, "malformed", now)
+            return self._refuse(worker, push.ticket, "malformed", now)
         self.stats.moved(len(body), 0, now)
-        return [Judge(_gradient(session.worker, push, vector(body)))]
+        return [Judge(_gradient(worker, push, vector(body)))]
 
     def _grant(self, now: float) -> list[Effect]:
         """Give leave to whoever asked first, while the budget lasts."""
-        effects: list[Effect] = []
-        while self._asking:
-            session = self._asking[0]
-            if not self._reserve(session, self._budget):
-                break
-            self._asking.popleft()
-            upload = session.upload
-            assert upload is not None  # who asks has an upload, and leaves the queue with it
-            self._open(upload, now)
-            effects.append(Send(session.peer, Grant(upload.push.ticket)))
-        return effects
-
-    def _open(self, upload: Upload, now: float) -> None:
-        upload.buffer = np.empty(self.descent.model.x.shape, np.float32)
-        upload.deadline = now + UPLOAD_SECONDS
+        return [
+            Send(self._workers[upload.worker].peer, Grant(upload.push.ticket))
+            for upload in self._uploads.grant(now)
+        ]
 
     def _part(self, session: Session, part: Part, body: Bytes, now: float) -> list[Effect]:
-        upload = session.upload
-        if upload is None or upload.buffer is None or part.ticket != upload.push.ticket:
+        upload = self._uploads.under_way(session.worker, part.ticket)
+        if upload is None:
             return self.violated()
-        expected = min(CHUNK_BYTES, self._nbytes - upload.received)
-        if part.index * CHUNK_BYTES != upload.received or len(body) != expected:
-            return self._abort(session, upload, "malformed", now)
-        upload.buffer.data.cast("B")[upload.received : upload.received + expected] = body
-        upload.received += expected
-        upload.deadline = now + UPLOAD_SECONDS
-        self.stats.moved(expected, 0, now)
-        if upload.received < self._nbytes:
+        if not upload.take(part, body, now):
+            return self._abort(upload, "malformed", now)
+        self.stats.moved(len(body), 0, now)
+        if (g := upload.complete) is None:
             return []
-        session.upload = None
-        self._release(session)
-        return [Judge(_gradient(session.worker, upload.push, upload.buffer)), *self._grant(now)]
+        self._uploads.end(session.worker)
+        return [Judge(_gradient(session.worker, upload.push, g)), *self._grant(now)]
 
-    def _abort(self, session: Session, upload: Upload, rule: str, now: float) -> list[Effect]:
-        session.upload = None
-        self._release(session)
-        return self._refuse(session, upload.push.ticket, rule, now)
+    def _abort(self, upload: Upload, rule: str, now: float) -> list[Effect]:
+        self._uploads.end(upload.worker)
+        return self._refuse(upload.worker, upload.push.ticket, rule, now)
 
-    def _refuse(self, session: Session, ticket: int, rule: str, now: float) -> list[Effect]:
-        return self.judged(self.descent.refuse(session.worker, ticket, rule), now)
-
-    def _reserve(self, session: Session, most: int) -> bool:
-        """Set a gradient's bytes aside for this worker, if all reserved ones stay within `most`."""
-        if not session.reserved and self._reserved + self._nbytes <= most:
-            session.reserved = self._nbytes
-            self._reserved += self._nbytes
-        return session.reserved > 0
-
-    def _release(self, session: Session) -> None:
-        self._reserved -= session.reserved
-        session.reserved = 0
+    def _refuse(self, worker: WorkerId, ticket: int, rule: str, now: float) -> list[Effect]:
+        return self.judged(self.descent.refuse(worker, ticket, rule), now)
 
     # --- the books ---
 

@@ -45,7 +45,7 @@ kardam.trusted
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
 kardam.gathering.rivals  kardam.consensus  kardam.throttle
 kardam.gathering.gathering  kardam.stage
-kardam.aggregators  kardam.lens
+kardam.aggregators  kardam.lens  kardam.uploads
 kardam.growth  kardam.protocol
 kardam.places
 kardam.messages  kardam.spec  kardam.state  kardam.pages

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from kardam import uploads
 from kardam.link import FORGOTTEN, SILENT, SILENT_ASKED, Lease, Reconnect, Welcomed
 from kardam.messages import (
     Again,
@@ -35,7 +36,7 @@ from kardam.messages import (
 )
 from kardam.places import VACANT
 from kardam.protocol import CHUNK_BYTES, PROTOCOL
-from kardam.sessions import GONE, MISSING, UPLOAD_SECONDS, Send
+from kardam.sessions import GONE, MISSING, Send
 from tests.town import Host, Town
 
 # Two chunks and a bit; large enough that every upload asks first.
@@ -117,7 +118,7 @@ def test_who_spends_a_credit_on_what_is_refused_asks_again(d: int) -> None:
     assert worker.last(Judged).credit
     town.push(worker, 77, g)
     assert worker.last(Judged).rule == "unasked"
-    assert (worker.last(Judged).credit, town.sessions._reserved) == (False, 0)
+    assert (worker.last(Judged).credit, town.sessions.reserved) == (False, 0)
     town.sent.clear()
     assert town.answer(worker, g) is not None
     assert any(isinstance(m, Grant) for m in town.sent)
@@ -129,7 +130,7 @@ def test_credits_leave_half_of_the_budget_to_those_who_ask() -> None:
     for worker in town.everybody():
         town.answer(worker, large())
     credits = [m for m in town.sent if isinstance(m, Judged) and m.credit]
-    assert len(credits) == town.sessions._budget // 2 // (4 * LARGE) < 40
+    assert len(credits) == town.sessions._uploads.budget // 2 // (4 * LARGE) < 40
 
 
 @pytest.mark.parametrize("d", [3, LARGE])
@@ -427,9 +428,9 @@ def test_no_more_is_granted_than_the_budget_and_who_waits_is_served_in_order() -
     for worker, got in zip(workers, leases, strict=True):
         ask(town, worker, got.ticket)
     granted = [m.ticket for m in town.sent if isinstance(m, Grant)]
-    most = town.sessions._budget // (4 * LARGE)
+    most = town.sessions._uploads.budget // (4 * LARGE)
     assert len(granted) == most < 40
-    assert town.sessions._reserved == most * 4 * LARGE
+    assert town.sessions.reserved == most * 4 * LARGE
     # The first one sends its parts, and the first that waits takes its place.
     for index in range(3):
         part = large().tobytes()[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
@@ -444,7 +445,7 @@ def test_a_worker_that_dies_with_a_grant_gives_its_budget_back(how: str) -> None
     worker = town.join(worker=0)
     got = lease(town, worker)
     ask(town, worker, got.ticket)
-    assert town.sessions._reserved == 4 * LARGE
+    assert town.sessions.reserved == 4 * LARGE
     match how:
         case "bye":
             town.act(worker, worker.link.bye())
@@ -454,9 +455,9 @@ def test_a_worker_that_dies_with_a_grant_gives_its_budget_back(how: str) -> None
         case "hello":
             town.reconnect(worker)
         case _:
-            town.tick(UPLOAD_SECONDS + 1)
+            town.tick(uploads.PATIENCE + 1)
             assert town.sessions.stats.total.refused == {"late": 1}
-    assert town.sessions._reserved == 0
+    assert town.sessions.reserved == 0
 
 
 def test_a_worker_that_dies_while_it_waits_for_a_grant_is_not_waited_for() -> None:
@@ -464,11 +465,12 @@ def test_a_worker_that_dies_while_it_waits_for_a_grant_is_not_waited_for() -> No
     workers = town.everybody()
     for worker in workers:
         ask(town, worker, lease(town, worker).ticket)
-    waiting = list(town.sessions._asking)
+    waiting = [upload.worker for upload in town.sessions._uploads._asking]
     assert waiting
-    for session in waiting:
-        town.act(town.hosts[session.peer], town.hosts[session.peer].link.bye())
-    assert not town.sessions._asking
+    for one in waiting:
+        host = town.hosts[town.sessions._workers[one].peer]
+        town.act(host, host.link.bye())
+    assert not town.sessions._uploads._asking
 
 
 def test_a_second_push_while_one_is_open_is_a_violation() -> None:
@@ -723,6 +725,7 @@ class AnyConversation(RuleBasedStateMachine):
     def begin(self, d: int, preset: str) -> None:
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("kardam.sessions.CHUNK_BYTES", 4 * FEW)
+        self.patch.setattr("kardam.uploads.CHUNK_BYTES", 4 * FEW)
         self.town = Town(n=4, d=d, preset=preset)
         self.workers = [self.town.join(worker=worker) for worker in range(3)]
         self.rogue = self.town.join(worker=3)
@@ -759,10 +762,10 @@ class AnyConversation(RuleBasedStateMachine):
 
     @precondition(lambda self: hasattr(self, "town"))
     @invariant()
-    def what_is_reserved_is_what_the_sessions_hold_and_within_the_budget(self) -> None:
+    def what_is_reserved_is_for_who_is_there_and_within_the_budget(self) -> None:
         sessions = self.town.sessions
-        held = sum(s.reserved for s in sessions._sessions.values())
-        assert sessions._reserved == held <= sessions._budget
+        assert sessions._uploads._reserved <= sessions._workers.keys()
+        assert sessions.reserved <= sessions._uploads.budget
 
     @precondition(lambda self: hasattr(self, "town"))
     @invariant()
