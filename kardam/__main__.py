@@ -33,9 +33,11 @@ from kardam.flags import (
     until_options,
 )
 from kardam.growth import norm
-from kardam.keys import published
+from kardam.key_verbs import keys_group
+from kardam.keys import Pass, published
+from kardam.kits import address
 from kardam.outcome import Outcome
-from kardam.plan import Plan
+from kardam.plan import Plan, is_public
 from kardam.spec import is_import_path, reads_file
 from kardam.view import Books
 
@@ -50,21 +52,37 @@ PLAIN_WIDTH = 140
 
 def announce(run: daemon.Run, plan: Plan, join: bool = True) -> None:
     """What is served, and the lines to paste."""
-    endpoint, d = run.server.endpoint, run.server.sessions.terms.manifest.d
+    endpoint, d = run.endpoint, run.server.sessions.terms.manifest.d
     recipe = plan.recipe
     # A worker imports no code and reads no file that its owner did not name.
     theirs = is_import_path(plan.task) or reads_file(plan.task, "--task")
     task = f" --task {shlex.quote(plan.task)}" if theirs else ""
+    server_key = f" --server-key {run.key}" if run.key else ""
     lines = [
         f"kardam {__version__} serves {d:,} numbers to {recipe.n} workers, f={recipe.f}",
         f"  filter:    {recipe.filter}",
-        *[f"  a worker:  kardam work {endpoint}{task}"] * join,
+        *[f"  a worker:  kardam work {endpoint}{server_key}{task}"] * join,
+        *(_admission(run, plan, task) if join else []),
         f"  a look:    kardam stats {endpoint}",
         *[f"  a page:    {run.link}"] * bool(run.link),
         f"  records:   {plan.out}",
         *[f"  goes on from {plan.checkpoint}"] * (plan.checkpoint is not None),
     ]
     click.echo("\n".join(lines), err=True)
+
+
+def _admission(run: daemon.Run, plan: Plan, task: str) -> list[str]:
+    """Who may come, and how that is changed; nothing on loopback, where anybody may."""
+    if plan.keys is not None:
+        keys = shlex.quote(str(plan.keys))
+        return [
+            f"  who may:   {len(run.server.sessions.ring)} are enrolled in {plan.keys}",
+            f"  let in:    kardam keys enroll {keys} KEY --name NAME  (KEY is what they are told)",
+            f"  or a kit:  kardam keys kit {keys} NAME.kit  (there: kardam work NAME.kit{task})",
+        ]
+    if is_public(plan.bind):
+        return [f"  INSECURE:  whoever reaches {run.endpoint} may join, and read what travels"]
+    return []
 
 
 def show(books: Books, as_json: bool) -> None:
@@ -146,7 +164,7 @@ async def serve_model(model: Path, plan: Plan) -> Outcome:
 
 
 @cli.command("stats")
-@click.argument("endpoint")
+@click.argument("endpoint", metavar="ENDPOINT|KIT")
 @click.option("--token", help="The operator's. [default: what this user's server left here]")
 @click.option("--watch", is_flag=True, help="Again and again, until the run ends or Ctrl-C.")
 @click.option(
@@ -158,6 +176,8 @@ def stats_command(
 ) -> None:
     """What the server at ENDPOINT has done so far, and every worker's row.
 
+    From elsewhere than its machine it takes KIT, an operator's: kardam keys kit --role operator.
+
     \b
     Examples:
       kardam stats tcp://127.0.0.1:5555
@@ -165,14 +185,15 @@ def stats_command(
     """
     if not every > 0:
         raise UsageError(f"--every: expected more than 0 seconds, got {every:g}")
+    endpoint, keys = address(endpoint)
     reach(check_endpoint(endpoint), seconds=3.0)
-    secret = token or published(endpoint)
-    if secret is None:
+    shows = Pass(token or "", keys) if token or keys else published(endpoint)
+    if shows is None:
         raise UsageError(
             f"no operator's token for {endpoint} here: be the user who started it, on its machine,"
-            " or give --token"
+            " or give an operator's kit, or --token"
         )
-    with Client(endpoint, "operator", token=secret, patience=5.0) as client:
+    with Client(endpoint, "operator", token=shows.token, keys=shows.keys, patience=5.0) as client:
         if watch:
             _watch(client, every, as_json)
         else:
@@ -184,6 +205,12 @@ def _watch(client: Client, every: float, as_json: bool) -> None:
         while True:
             board.show(client.query())
             time.sleep(every)
+
+
+cli.add_command(keys_group)
+
+
+cli.add_command(keys_group)
 
 
 # --- saved models ---

@@ -4,11 +4,12 @@ On the server's own loop, like its other socket. Never in here: what a peer says
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import zmq
 
-from kardam.ring import Key
+from kardam.ring import Entry, Key
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,13 @@ NAMED_MAX = 20
 READABLE, NOW = int(zmq.POLLIN), int(zmq.NOBLOCK)
 
 
+class Locked(NamedTuple):
+    """A server under CURVE: its secret key, and who is enrolled at this moment."""
+
+    secret: str
+    enrolled: Callable[[], Mapping[Key, Entry]]
+
+
 def lock(socket: zmq.Socket[bytes], secret: str) -> None:
     """CURVE on a server's socket, before it is bound; a Gate must be there by then."""
     socket.set(zmq.CURVE_SERVER, 1)
@@ -40,7 +48,9 @@ class Gate:
     A reply is a status alone: what a stranger is to do, its client tells it (see line).
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], known: Callable[[Key], bool]) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], known: Callable[[Key], bool]
+    ) -> None:
         self._known = known
         # How many handshakes were refused.
         self.refused = 0

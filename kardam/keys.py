@@ -9,9 +9,9 @@ import hmac
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from kardam.errors import Unwritable
 from kardam.messages import Role, WorkerId
@@ -41,6 +41,18 @@ class Keys(NamedTuple):
     server: str
     public: str
     secret: str
+
+
+class Pass(NamedTuple):
+    """What a peer shows of itself: a token, or keys."""
+
+    token: str = ""
+    keys: Keys | None = None
+
+    @classmethod
+    def of(cls, token: str, keys: Sequence[str] | None) -> Self:
+        """As JSON has it."""
+        return cls(token, Keys(*keys) if keys else None)
 
 
 class Tokens:
@@ -118,13 +130,6 @@ class Tokens:
 # --- what an operator needs, for commands of the same user on the same machine ---
 
 
-class Operator(NamedTuple):
-    """A token, or keys."""
-
-    token: str
-    keys: Keys | None = None
-
-
 def _file(endpoint: str) -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(runtime) if runtime else Path(tempfile.gettempdir())
@@ -132,7 +137,7 @@ def _file(endpoint: str) -> Path:
     return folder / f"kardam-{os.getuid()}" / f"{name}.json"
 
 
-def publish(endpoint: str, operator: Operator) -> Path:
+def publish(endpoint: str, operator: Pass) -> Path:
     """Leave it where only this user can read it: a file, to be removed at the end. Raises
     Unwritable.
     """
@@ -143,17 +148,15 @@ def publish(endpoint: str, operator: Operator) -> Path:
             raise Unwritable(f"{path.parent} belongs to somebody else")
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            keys = operator.keys._asdict() if operator.keys is not None else None
-            json.dump({"endpoint": endpoint, "operator": operator.token, "keys": keys}, file)
+            json.dump({"endpoint": endpoint, "operator": operator}, file)
     except OSError as error:
         raise Unwritable(f"{path}: {error.strerror}") from error
     return path
 
 
-def published(endpoint: str) -> Operator | None:
-    """What the operator of the server at this endpoint needs, if this user started it right here."""
+def published(endpoint: str) -> Pass | None:
+    """The operator's, of the server at this endpoint, if this user started it right here."""
     try:
-        said = json.loads(_file(endpoint).read_text())
-        return Operator(str(said["operator"]), Keys(**said["keys"]) if said["keys"] else None)
+        return Pass.of(*json.loads(_file(endpoint).read_text())["operator"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -4,6 +4,7 @@ What holds a secret is its owner's alone (mode 0600), or is not read. Never in h
 what, or a socket.
 
     KEYS/server.json           the server's own pair, made at first use
+    KEYS/endpoint              where it was last reached
     KEYS/enrolled/<key>.json   one file a key: its role, and what its operator calls it
 """
 
@@ -12,7 +13,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -24,7 +26,7 @@ from kardam.keys import Keys
 from kardam.messages import Role
 from kardam.ring import Entry, Key
 
-SERVER, ENROLLED = "server.json", "enrolled"
+SERVER, WHERE, ENROLLED = "server.json", "endpoint", "enrolled"
 
 # A run's folder of keys.
 KEYS = "keys"
@@ -55,7 +57,10 @@ class Kit(NamedTuple):
 def new_pair() -> Pair:
     """Drawn by libsodium. Raises UsageError where ZeroMQ was built without it."""
     if not zmq.has("curve"):
-        raise UsageError("this libzmq has no CURVE: install pyzmq from its wheels")
+        raise UsageError(
+            "this libzmq has no CURVE: install pyzmq from its wheels, listen on tcp://127.0.0.1:PORT"
+            " alone (and use a tunnel), or say --insecure"
+        )
     return Pair(*(z85.decode(half).hex() for half in zmq.curve_keypair()))
 
 
@@ -142,7 +147,10 @@ def _read_secret(path: Path) -> Any:
 
 
 class Folder:
-    """A server's folder of keys. Whoever may write there decides who may come."""
+    """A server's folder of keys. Whoever may write there decides who may come.
+
+    It need not be there: the pair is drawn, nobody is enrolled, and `make` keeps it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -156,26 +164,42 @@ class Folder:
         for folder in (path, path / KEYS):
             if (folder / ENROLLED).is_dir():
                 return cls(folder)
-        raise UsageError(f"{path}: no keys there; expected a folder of kardam serve --keys, or a run")
+        raise UsageError(
+            f"{path}: no keys there; expected a folder of kardam serve --keys, or a run"
+        )
 
-    @classmethod
-    def made(cls, path: Path) -> "Folder":
-        """The folder, made at first use. Raises Unwritable."""
+    @cached_property
+    def pair(self) -> Pair:
+        """The server's own. Raises UsageError where others may read it."""
+        path = self.path / SERVER
+        return read_pair(path) if path.exists() else new_pair()
+
+    @property
+    def endpoint(self) -> str:
+        """Where its server was last reached; empty where it never was."""
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (path / ENROLLED).mkdir(mode=0o700, exist_ok=True)
-            for folder in (path, path / ENROLLED):
+            return (self.path / WHERE).read_text().strip()
+        except OSError:
+            return ""
+
+    def make(self, endpoint: str = "") -> None:
+        """Keep the pair, and where its server is reached. Raises Unwritable; and UsageError where
+        others may write there.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.path / ENROLLED).mkdir(mode=0o700, exist_ok=True)
+            for folder in (self.path, self.path / ENROLLED):
                 if folder.stat().st_mode & 0o022:
                     raise UsageError(
                         f"{folder}: others may write there, and so enrol: chmod go-w {folder}"
                     )
+            if not (self.path / SERVER).exists():
+                write_pair(self.path / SERVER, self.pair)
+            if endpoint:
+                (self.path / WHERE).write_text(endpoint + "\n")
         except OSError as error:
-            raise Unwritable(f"{path}: {error.strerror}") from error
-        return cls(path)
-
-    def server(self) -> Pair:
-        """The server's own pair, made at first use."""
-        return pair_at(self.path / SERVER)
+            raise Unwritable(f"{self.path}: {error.strerror}") from error
 
     def enrolled(self) -> Mapping[Key, Entry]:
         """Who is enrolled by now. What can not be read enrols nobody; where the list itself can
@@ -219,3 +243,38 @@ class Folder:
         except (OSError, ValueError, TypeError):
             return None
         return entry if entry.role in ROLES and isinstance(entry.name, str) else None
+
+
+# --- what a user says of where to go ---
+
+
+def address(text: str) -> tuple[str, Keys | None]:
+    """An endpoint, or a kit's file, as an endpoint and keys. Raises UsageError."""
+    if "://" not in text and Path(text).is_file():
+        kit = read_kit(Path(text))
+        return kit.endpoint, kit.keys
+    return text, None
+
+
+def visitors(
+    where: Sequence[str], count: int, server_key: str | None, key: Path
+) -> tuple[str, list[Keys | None]]:
+    """The one endpoint that is meant, and what each worker holds there: nothing, for `count`; or a
+    kit each; or the pair in the file `key`, where the server's is given. Raises UsageError.
+    """
+    found = [address(text) for text in where]
+    endpoint, keys = found[0]
+    if any(other != endpoint for other, _ in found):
+        raise UsageError(f"expected kits for one server, got {', '.join(e for e, _ in found)}")
+    if keys is None and len(found) > 1:
+        raise UsageError(f"expected one endpoint, got {len(found)}; several workers are --count")
+    if keys is None and server_key is None:
+        return endpoint, [None] * count
+    if count != 1:
+        raise UsageError(f"--count {count}: a key is one worker; give a kit for each")
+    if keys is not None and server_key is not None:
+        raise UsageError("expected a kit or --server-key, and not both")
+    if server_key is not None:
+        pair = pair_at(key)
+        return endpoint, [Keys(checked_key(server_key, "--server-key"), *pair)]
+    return endpoint, [its for _, its in found]

@@ -9,6 +9,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from kardam.errors import Denied, KardamError, Unreachable
 from kardam.keys import Keys
+from kardam.protocol import DOCUMENT_BYTES_MAX
 
 # TCP's own, and ZeroMQ's, sign of life: for lines that die in silence. Generous, since the
 # protocol beats too, and since a beat waits behind a chunk on a slow line.
@@ -32,16 +33,24 @@ READABLE, NOW = int(zmq.POLLIN), int(zmq.NOBLOCK)
 
 
 class Line:
-    """A DEALER socket that connects to an endpoint."""
+    """A DEALER socket that connects to an endpoint. `patient` is who was welcome there once, and
+    knows that a server which is started again may hang up for a while.
+    """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        keys: Keys | None = None,
+        patient: bool = False,
     ) -> None:
+        self._patient = patient
         self._endpoint = endpoint
         self._keys = keys
         self._hung_up = 0
         self._succeeded = False
         self.socket = context.socket(zmq.DEALER)
+        self.socket.set(zmq.MAXMSGSIZE, DOCUMENT_BYTES_MAX)
         for option, value in KEEPALIVE.items():
             self.socket.set(option, value)
         if keys is not None:
@@ -69,7 +78,8 @@ class Line:
                 )
             if event == MISMATCH:
                 return Denied(f"{self._endpoint} speaks without keys: leave them away")
-        if self._keys is not None and not self._succeeded and self._hung_up >= HANGS_UP:
+        hangs_up = not self._succeeded and self._hung_up >= HANGS_UP
+        if self._keys is not None and hangs_up and not self._patient:
             return Unreachable(
                 f"{self._endpoint} hangs up: it is no kardam server, or its key is not"
                 f" {self._keys.server}; compare --server-key with the line that it printed"

@@ -12,18 +12,10 @@ from kardam.recipe import Recipe
 from kardam.stats import Stats
 
 
-def check_bind(bind: str, insecure: bool) -> str:
-    """The endpoint to listen on, if it is ours alone. Raises UsageError for a public one.
-
-    Without keys a public server lets anybody in, so that has to be asked for by name.
-    """
+def is_public(bind: str) -> bool:
+    """Whether others than this machine reach this endpoint. Raises UsageError where it is none."""
     host = urlsplit(check_endpoint(bind)).hostname or ""
-    if not insecure and host not in ("localhost", "::1") and not host.startswith("127."):
-        raise UsageError(
-            f"--bind {bind}: anybody who reaches {host} could join; use tcp://127.0.0.1:PORT (and a"
-            " tunnel), or say --insecure"
-        )
-    return bind
+    return host not in ("localhost", "::1") and not host.startswith("127.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +87,9 @@ class Plan:
 
     `dashboard` is the port of a page to look at, if there is to be one.
 
+    `keys` is the folder of those who may come, under CURVE; where there is none, anybody may who
+    reaches the port, and has a token.
+
     `experiment` is the text of its file, `out` its directory. A run that goes on from a
     `checkpoint` does so in its own directory (`in_place`), or begins another one.
     """
@@ -112,3 +107,4 @@ class Plan:
     checkpoint: Path | None = None
     in_place: bool = False
     dashboard: int | None = None
+    keys: Path | None = None

@@ -42,9 +42,11 @@ class Ring:
         """As what this key may come; None for a stranger's."""
         return self._enrolled.get(key) or self._own.get(key)
 
-    def add(self, key: Key, entry: Entry) -> None:
-        """One of the server's own peers."""
+    def add(self, key: Key, entry: Entry, place: WorkerId | None = None) -> None:
+        """One of the server's own peers, in this place if it is a worker."""
         self._own[key] = entry
+        if place is not None:
+            self._places[key] = place
 
     def replace(self, enrolled: Mapping[Key, Entry]) -> list[Key]:
         """These are the enrolled from now on. Who was, and is no longer as it was."""

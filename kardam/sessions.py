@@ -5,13 +5,13 @@ owns no socket and reads no clock; it knows the algorithm only as loans and verd
 """
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kardam import __version__
 from kardam.descent import Descent
-from kardam.keys import Tokens
+from kardam.keys import Identity, Tokens
 from kardam.messages import (
     Activity,
     Again,
@@ -44,6 +44,7 @@ from kardam.messages import (
 )
 from kardam.places import VACANT, Places
 from kardam.protocol import CHUNK_BYTES, Bytes, encode_manifest, vector
+from kardam.ring import Entry, Key, Ring
 from kardam.state import State
 from kardam.stats import Stats
 from kardam.uploads import Upload, Uploads
@@ -96,6 +97,7 @@ class Session:
     peer: Peer
     role: Role
     worker: WorkerId
+    key: Key
     heard: float
     state: Activity = "idle"
     # To be served once its gradient is judged.
@@ -113,6 +115,8 @@ class Sessions:
         self.descent = descent
         self.stats = stats
         self.tokens = tokens
+        # In place of tokens, where peers have keys.
+        self.ring = Ring(descent.n)
         self.terms = terms
         self.draining = False
         # How much of the way is gone at this second, 0 to 1; 0 where there is no goal.
@@ -130,13 +134,17 @@ class Sessions:
 
     # --- events ---
 
-    def receive(self, peer: Peer, message: Up, body: Bytes, now: float) -> list[Effect]:
-        """A peer said this."""
-        if isinstance(message, Hello):
-            return self._hello(peer, message, now)
-        if isinstance(message, Enrol):
-            return self._enrol(peer, message, now)
+    def receive(
+        self, peer: Peer, message: Up, body: Bytes, now: float, key: Key = ""
+    ) -> list[Effect]:
+        """A peer said this, and has proved to hold the secret of this key, where there are keys."""
         session = self._sessions.get(peer)
+        if key and (key not in self.ring or (session is not None and session.key != key)):
+            return self.violated()
+        if isinstance(message, Hello):
+            return self._hello(peer, message, now, key)
+        if isinstance(message, Enrol):
+            return self._enrol(peer, message, now, key)
         if session is None:
             return [Send(peer, Again())]
         session.heard = now
@@ -247,10 +255,31 @@ class Sessions:
 
     # --- coming and going ---
 
-    def _hello(self, peer: Peer, hello: Hello, now: float) -> list[Effect]:
-        identity = self.tokens.identity(hello.token)
-        if identity is None or identity.role != hello.role:
-            return [Send(peer, Denied(f"this token is no {hello.role}'s here", final=True))]
+    def _identity(self, role: Role, token: str, key: Key) -> Identity | Denied:
+        """Who says so; or why it is nobody."""
+        if not key:
+            identity = self.tokens.identity(token)
+            if identity is None or identity.role != role:
+                return Denied(f"this token is no {role}'s here", final=True)
+            return identity
+        entry = self.ring.entry(key)
+        assert entry is not None  # whoever is not in the ring is not heard
+        if entry.role != role:
+            return Denied(f"this key is enrolled as {entry.role}, and not as {role}", final=True)
+        if role != "worker":
+            return Identity(role)
+        worker = self.ring.place(key)
+        if worker is None:
+            worker = self.ring.take(key)
+        if worker is None:
+            taken = f"all n={self.descent.n} places belong to keys"
+            return Denied(f"{taken}: serve more (--workers), or revoke one", final=True)
+        return Identity(role, worker)
+
+    def _hello(self, peer: Peer, hello: Hello, now: float, key: Key) -> list[Effect]:
+        identity = self._identity(hello.role, hello.token, key)
+        if isinstance(identity, Denied):
+            return [Send(peer, identity)]
         if self.draining and identity.role == "worker":
             # It was away when the others were told.
             return [Send(peer, Halt("the run is over"))] if self._over else []
@@ -261,9 +290,9 @@ class Sessions:
             self._drop(old, "replaced", now)
         if (old := self._workers.get(identity.worker)) is not None:
             self._drop(old, "replaced", now)
-            reason = "somebody else said hello with this token"
+            reason = f"somebody else said hello with this {'key' if key else 'token'}"
             effects.append(Send(old.peer, Denied(reason, final=True)))
-        session = Session(peer, identity.role, identity.worker, now)
+        session = Session(peer, identity.role, identity.worker, key, now)
         self._sessions[peer] = session
         if session.role == "worker":
             self._workers[session.worker] = session
@@ -283,16 +312,26 @@ class Sessions:
         effects.append(Send(peer, welcome, self._manifest))
         return effects + self._grant(now) + self._serve_waiting(now)
 
-    def _enrol(self, peer: Peer, enrol: Enrol, now: float) -> list[Effect]:
+    def _enrol(self, peer: Peer, enrol: Enrol, now: float, key: Key) -> list[Effect]:
         if self.draining:
             return [Send(peer, Denied("the server is ending", final=True))]
-        worker = self._places.vacancy(now)
-        if worker is None:
-            taken = f"all n={self.descent.n} workers are taken"
-            free = f"one that is gone makes room after {VACANT:.0f} s"
-            return [Send(peer, Denied(f"{taken}: serve more (--workers), or wait: {free}", True))]
+        if key:
+            identity = self._identity("worker", "", key)
+            if isinstance(identity, Denied):
+                return [Send(peer, identity)]
+            worker, token = identity.worker, ""
+            if worker not in self._workers:
+                self._places.expect(worker, now)
+        else:
+            vacancy = self._places.vacancy(now)
+            if vacancy is None:
+                taken = f"all n={self.descent.n} workers are taken"
+                free = f"one that is gone makes room after {VACANT:.0f} s"
+                words = f"{taken}: serve more (--workers), or wait: {free}"
+                return [Send(peer, Denied(words, final=True))]
+            worker, token = vacancy, self.expect(vacancy, enrol.label, enrol.byzantine, now)
         enrolled = Enrolled(
-            token=self.expect(worker, enrol.label, enrol.byzantine, now),
+            token=token,
             worker=worker,
             n=self.descent.n,
             seed=self.terms.seed,
@@ -300,6 +339,20 @@ class Sessions:
             split=self.terms.split,
         )
         return [Send(peer, enrolled)]
+
+    def enroll(self, enrolled: Mapping[Key, Entry], now: float) -> list[Effect]:
+        """These keys may come from now on, and no others: who is revoked is told, and its place is
+        free.
+        """
+        effects: list[Effect] = []
+        for key in self.ring.replace(enrolled):
+            worker = self.ring.free(key)
+            for session in [its for its in self._sessions.values() if its.key == key]:
+                self._drop(session, "revoked", now)
+                effects.append(Send(session.peer, Denied("this key was revoked", final=True)))
+            if worker is not None:
+                self._places.leave(worker, "revoked", now)
+        return effects + self._grant(now) if effects else effects
 
     def expect(self, worker: WorkerId, label: str, byzantine: bool, now: float) -> str:
         """A token for this worker, who is on his way from now on."""
@@ -437,6 +490,7 @@ class Sessions:
             "descent": self.descent.state(),
             "stats": self.stats.state(),
             "tokens": self.tokens.state(),
+            "ring": self.ring.state(),
         }
 
     def restore(self, state: State, now: float) -> None:
@@ -444,7 +498,8 @@ class Sessions:
         self.descent.restore(state["descent"])
         self.stats.restore(state["stats"])
         self.tokens.restore(state["tokens"])
-        self._places = Places(self.descent.n, self.tokens.issued, now)
+        self.ring.restore(state["ring"])
+        self._places = Places(self.descent.n, self.tokens.issued | self.ring.taken, now)
 
 
 def _gradient(worker: WorkerId, push: Push, g: Vector) -> Gradient:

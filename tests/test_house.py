@@ -31,14 +31,15 @@ workers.tasks.digits  workers.tasks.npz  workers.tasks.synthetic  workers.tasks.
 workers.tasks.task  workers.tasks.splits
 workers
 kardam.__main__
-kardam.report
+kardam.report  kardam.key_verbs
 kardam.flags  kardam.daemon  kardam.live  kardam.figures
 kardam.telemetry
 kardam.exposition
 kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
 kardam.outcome
 kardam.plan  kardam.records
-kardam.client  kardam.recipe  kardam.checkpoint
+kardam.client  kardam.recipe  kardam.checkpoint  kardam.kits
+kardam.line  kardam.gate
 kardam.sessions  kardam.link
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.trusted
@@ -47,7 +48,7 @@ kardam.gathering.rivals  kardam.consensus  kardam.throttle
 kardam.gathering.gathering  kardam.stage
 kardam.aggregators  kardam.lens  kardam.uploads
 kardam.growth  kardam.protocol
-kardam.places
+kardam.places  kardam.ring
 kardam.messages  kardam.spec  kardam.state  kardam.pages
 kardam.errors
 kardam
@@ -62,6 +63,10 @@ SHELLS |= {
     "kardam.scribe",
     "kardam.live",
     "kardam.flags",
+    "kardam.kits",
+    "kardam.line",
+    "kardam.gate",
+    "kardam.key_verbs",
 }
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
 MAINS = {"kardam.__main__", "workers.__main__"}
@@ -74,12 +79,12 @@ TORCH |= {f"workers.tasks.{name}" for name in ("task", "trial", "digits", "npz",
 DOORS = {
     "aiohttp": {"kardam.telemetry"},
     "prometheus_client": {"kardam.exposition"},
-    "zmq": {"kardam.client", "kardam.server"},
+    "zmq": {f"kardam.{name}" for name in ("client", "server", "line", "gate", "kits")},
     "msgpack": {"kardam.protocol"},
     "torch": TORCH,
     "sklearn": {"workers.tasks.digits"},
     "uvloop": MAINS,
-    "click": {"kardam.live", "kardam.flags", *MAINS},
+    "click": {"kardam.live", "kardam.flags", "kardam.key_verbs", *MAINS},
     "rich": {"kardam.view", "kardam.live", *MAINS},
     "matplotlib": {"kardam.figures", "kardam.report"},
     "safetensors": {"kardam.checkpoint"},
@@ -101,7 +106,9 @@ DOORS = {
     "secrets": {"kardam.daemon"},
     "threading": {"kardam.client", "workers.nursery"},
     "socket": {"kardam.client", "kardam.daemon", "kardam.telemetry"},
-    "logging": {f"kardam.{name}" for name in ("client", "server", "scribe", "daemon", "__main__")},
+    "logging": {
+        f"kardam.{name}" for name in ("client", "server", "gate", "scribe", "daemon", "__main__")
+    },
     "pickle": set(),
     "multiprocessing": set(),
 }

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from kardam.client import Client
-from kardam.keys import published
+from kardam.keys import Pass, published
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ def lines(process: subprocess.Popen[str], wanted: str) -> re.Match[str]:
 
 def look(endpoint: str) -> Any:
     """The books of a server that this user started."""
-    token = published(endpoint)
+    token = (published(endpoint) or Pass()).token
     assert token is not None
     with Client(endpoint, "operator", token=token) as operator:
         return operator.query()
