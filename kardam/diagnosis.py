@@ -30,6 +30,7 @@ KNOBS = {
     "unmeasured": "no growth can be measured while the model stands still: a larger --rate",
     "nonfinite": "the model or the gradients have left the numbers: a smaller --rate",
     "malformed": "workers answer with another model's gradients: check their --task",
+    "probation": "whoever is new is heard, and counts after five answers",
     "late": "gradients take too long to arrive: check the line",
 }
 

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from kardam.errors import Unwritable
-from kardam.messages import Role, WorkerId
+from kardam.messages import NOBODY, Role, WorkerId
 from kardam.state import State
 
 # Draws a secret; see `secrets.token_hex`.
 Draw = Callable[[], str]
-
-NOBODY = -1
 
 # More than there will ever be tokens of one worker under one server.
 TURNS = 10**6

@@ -21,6 +21,7 @@ Vector = NDArray[np.float32]
 # A worker is a number from 0 to n-1, given by the server; what a peer calls itself is nobody's
 # name.
 WorkerId = int
+NOBODY: WorkerId = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,8 +269,8 @@ class Sessions:
         if role != "worker":
             return Identity(role)
         worker = self.ring.place(key)
-        if worker is None:
-            worker = self.ring.take(key)
+        if worker is None and (worker := self.ring.take(key)) is not None:
+            self.descent.begin(worker)
         if worker is None:
             taken = f"all n={self.descent.n} places belong to keys"
             return Denied(f"{taken}: serve more (--workers), or revoke one", final=True)
@@ -352,6 +352,7 @@ class Sessions:
                 effects.append(Send(session.peer, Denied("this key was revoked", final=True)))
             if worker is not None:
                 self._places.leave(worker, "revoked", now)
+                self.descent.vacate(worker)
         return effects + self._grant(now) if effects else effects
 
     def expect(self, worker: WorkerId, label: str, byzantine: bool, now: float) -> str:
@@ -381,6 +382,7 @@ class Sessions:
     def _serve_waiting(self, now: float) -> list[Effect]:
         if len(self._workers) < self.terms.quorum:
             return []
+        self._excuse()
         effects: list[Effect] = []
         for worker in [worker for worker in self._waiting if self.descent.due(worker)]:
             pull, asked = self._waiting.pop(worker)
@@ -388,6 +390,13 @@ class Sessions:
             loan = self.descent.lend(worker)
             effects += self._model(self._workers[worker].peer, loan.ticket, pull.have, now)
         return effects
+
+    def _excuse(self) -> None:
+        """Where the run needs newcomers to go on at all, they are none."""
+        new = [worker for worker in self.descent.probation.workers if worker in self._workers]
+        if new and len(self._workers) - len(new) < self.terms.quorum:
+            for worker in new:
+                self.descent.probation.end(worker)
 
     def _model(self, peer: Peer, ticket: int, have: int, now: float) -> list[Effect]:
         model = self.descent.model
@@ -462,10 +471,13 @@ class Sessions:
         return "running" if self.descent.filter.ready else "starting"
 
     def presence(self, worker: WorkerId, now: float) -> str:
-        """alive, missing, or why it is absent: expected, left, gone, replaced; else unknown."""
+        """alive, new (alive, and on probation), missing, or why it is absent: expected, left, gone,
+        replaced, revoked; else unknown.
+        """
         session = self._workers.get(worker)
         if session is not None:
-            return "alive" if now - session.heard <= MISSING else "missing"
+            alive = "new" if worker in self.descent.probation else "alive"
+            return alive if now - session.heard <= MISSING else "missing"
         return self._places.why_absent(worker)
 
     def books(self, now: float) -> dict[str, Any]:
@@ -498,7 +510,8 @@ class Sessions:
         self.descent.restore(state["descent"])
         self.stats.restore(state["stats"])
         self.tokens.restore(state["tokens"])
-        self.ring.restore(state["ring"])
+        if "ring" in state:  # before there were keys, no place was one's
+            self.ring.restore(state["ring"])
         self._places = Places(self.descent.n, self.tokens.issued | self.ring.taken, now)
 
 

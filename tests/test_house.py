@@ -45,7 +45,7 @@ kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.trusted
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
 kardam.gathering.rivals  kardam.consensus  kardam.throttle
-kardam.gathering.gathering  kardam.stage
+kardam.gathering.gathering  kardam.stage  kardam.probation
 kardam.aggregators  kardam.lens  kardam.uploads
 kardam.growth  kardam.protocol
 kardam.places  kardam.ring
