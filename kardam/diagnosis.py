@@ -68,6 +68,8 @@ def of_workers(books: Books) -> list[str]:
 
 
 def _apart(row: Row, speed: float, share: float) -> str:
+    if row["violations"]:
+        return f"breaks the protocol ({row['violations']:,})"
     if row["state"] != "alive":
         return "absent" if row["state"] in ("missing", "gone") else str(row["state"])
     if row["delivered"] < ANSWERS:

@@ -162,7 +162,8 @@ Activity = Literal["idle", "pulling", "computing", "pushing"]
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """First word of a peer, and after every reconnection. `holds`: tickets it will still answer.
+    """First word of a peer, and after every reconnection. `holds`: tickets it will still answer;
+    `digest`: that of the manifest which it was told before, empty where it was told none.
 
     `label` and `byzantine` are what its owner says that it is, for reports alone.
     """
@@ -174,6 +175,7 @@ class Hello:
     label: Label
     byzantine: bool
     holds: Annotated[tuple[Count, ...], Within(0, 2)]
+    digest: Word = ""
 
 
 @dataclass(frozen=True, slots=True)

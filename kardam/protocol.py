@@ -4,6 +4,7 @@ A message is one header frame, a small msgpack map, and at most one body frame o
 in here: what a message means, or a socket.
 """
 
+import hashlib
 import math
 import types
 import typing
@@ -156,6 +157,11 @@ def vector(body: Bytes) -> Vector:
 def encode_manifest(manifest: Manifest) -> bytes:
     """[[name, [dim, ...]], ...]"""
     return typing.cast("bytes", msgpack.packb([[n, list(s)] for n, s in manifest.tensors]))
+
+
+def digest(manifest: Bytes) -> str:
+    """By which a manifest is known again: 64 bits of SHA-256."""
+    return hashlib.sha256(manifest).hexdigest()[:16]
 
 
 def decode_manifest(body: Bytes) -> Manifest:

@@ -84,6 +84,12 @@ class Ring:
         """The places that are somebody's."""
         return set(self._places.values())
 
+    @property
+    def names(self) -> dict[WorkerId, str]:
+        """What the operator calls each worker who has come."""
+        known = ((self.entry(key), worker) for key, worker in self._places.items())
+        return {worker: entry.name for entry, worker in known if entry is not None}
+
     # --- a life after this process ---
 
     def state(self) -> State:

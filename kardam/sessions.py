@@ -13,6 +13,7 @@ from kardam import __version__
 from kardam.descent import Descent
 from kardam.keys import Identity, Tokens
 from kardam.messages import (
+    NOBODY,
     Activity,
     Again,
     Beat,
@@ -43,7 +44,7 @@ from kardam.messages import (
     WorkerId,
 )
 from kardam.places import VACANT, Places
-from kardam.protocol import CHUNK_BYTES, Bytes, encode_manifest, vector
+from kardam.protocol import CHUNK_BYTES, Bytes, digest, encode_manifest, vector
 from kardam.ring import Entry, Key, Ring
 from kardam.state import State
 from kardam.stats import Stats
@@ -130,6 +131,7 @@ class Sessions:
         # Who asked for a model, and when.
         self._waiting: dict[WorkerId, tuple[Pull, float]] = {}
         self._manifest = encode_manifest(terms.manifest)
+        self._digest = digest(self._manifest)
         self._nbytes = descent.model.x.nbytes
 
     # --- events ---
@@ -140,7 +142,7 @@ class Sessions:
         """A peer said this, and has proved to hold the secret of this key, where there are keys."""
         session = self._sessions.get(peer)
         if key and (key not in self.ring or (session is not None and session.key != key)):
-            return self.violated()
+            return self.violated(peer)
         if isinstance(message, Hello):
             return self._hello(peer, message, now, key)
         if isinstance(message, Enrol):
@@ -169,15 +171,18 @@ class Sessions:
             case Query() if session.role == "operator":
                 return [Send(peer, Books(), json.dumps(self.books(now)).encode())]
             case _:
-                return self.violated()
+                return self.violated(peer)
 
     def mismatched(self, peer: Peer, how: str) -> list[Effect]:
         """A peer speaks another version; it is told so, in words that will never change."""
         return [Send(peer, Denied(f"{how}; the server is kardam {__version__}", final=True))]
 
-    def violated(self) -> list[Effect]:
-        """A peer broke the protocol. It is counted, and that is all that it gets."""
-        self.stats.violations += 1
+    def violated(self, peer: Peer) -> list[Effect]:
+        """A peer broke the protocol. It is counted, a worker's in its row, and that is all that it
+        gets.
+        """
+        session = self._sessions.get(peer)
+        self.stats.violated(session.worker if session is not None else NOBODY)
         return []
 
     def judged(self, verdict: Verdict, now: float) -> list[Effect]:
@@ -271,6 +276,7 @@ class Sessions:
         worker = self.ring.place(key)
         if worker is None and (worker := self.ring.take(key)) is not None:
             self.descent.begin(worker)
+            self.stats.begin(worker)
         if worker is None:
             taken = f"all n={self.descent.n} places belong to keys"
             return Denied(f"{taken}: serve more (--workers), or revoke one", final=True)
@@ -285,6 +291,10 @@ class Sessions:
             return [Send(peer, Halt("the run is over"))] if self._over else []
         if self.draining:
             return [Send(peer, Denied("the server is ending", final=True))]
+        if hello.digest not in ("", self._digest) and identity.role != "operator":
+            # The server that it knew is no more, and this one has another model.
+            self.stats.violated(identity.worker)
+            return [Send(peer, Denied("the model that is trained here is another", final=True))]
         effects: list[Effect] = []
         if (old := self._sessions.get(peer)) is not None:
             self._drop(old, "replaced", now)
@@ -374,7 +384,7 @@ class Sessions:
 
     def _pull(self, session: Session, pull: Pull, now: float) -> list[Effect]:
         if not self.descent.may_lend(session.worker):
-            return self.violated()
+            return self.violated(session.peer)
         if not self.draining:
             self._waiting[session.worker] = pull, now
         return self._serve_waiting(now)
@@ -420,7 +430,7 @@ class Sessions:
             return []  # too late to be under way; what it is told next is that the run is over
         worker = session.worker
         if worker in self._uploads:
-            return self.violated()
+            return self.violated(session.peer)
         session.then = Pull(push.have) if push.have is not None else None
         if self.descent.lent(worker, push.ticket) is None:
             return self._refuse(worker, push.ticket, "unasked", now)
@@ -444,7 +454,7 @@ class Sessions:
     def _part(self, session: Session, part: Part, body: Bytes, now: float) -> list[Effect]:
         upload = self._uploads.under_way(session.worker, part.ticket)
         if upload is None:
-            return self.violated()
+            return self.violated(session.peer)
         if not upload.take(part, body, now):
             return self._abort(upload, "malformed", now)
         self.stats.moved(len(body), 0, now)
@@ -482,9 +492,10 @@ class Sessions:
 
     def books(self, now: float) -> dict[str, Any]:
         """The stats, with what the sessions know: plain values for JSON."""
-        books = self.stats.snapshot(now)
+        books, names = self.stats.snapshot(now), self.ring.names
         for row in books["workers"]:
             row["state"] = self.presence(row["worker"], now)
+            row["name"] = names.get(row["worker"], "")
         known = {"status": self.status(), "version": __version__, "progress": self.progress(now)}
         return {**known, **books}
 

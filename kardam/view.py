@@ -85,7 +85,7 @@ def _workers(books: Books, rows: int | None) -> list[Table | Text]:
     for row, apart in told:
         table.add_row(
             str(row["worker"]),
-            _cut(row["label"] or "honest"),
+            _cut(_who(row)),
             _cut(apart),
             f"{row['per_second']:.1f}",
             f"{_percent(row['share'])} of {row['delivered']:,}",
@@ -96,6 +96,11 @@ def _workers(books: Books, rows: int | None) -> list[Table | Text]:
         )
     rest = [Text(f"and {left_out:,} more", style="dim")] if left_out else []
     return [table, *rest]
+
+
+def _who(row: Mapping[str, Any]) -> str:
+    """What its operator calls it, if it has a key, and what it calls itself."""
+    return ": ".join(filter(None, (row.get("name"), row["label"] or "honest")))
 
 
 def _cut(words: str) -> Text:
