@@ -94,7 +94,7 @@ async def test_an_unknown_key_is_told_whom_to_ask_for_what() -> None:
         with pytest.raises(Denied, match="does not know this key"):
             await asyncio.to_thread(enrol, it.server.endpoint, "", False, 10.0, keys)
         assert it.server._gate is not None
-        assert it.server._gate.refused == 2
+        assert it.server._gate.refused >= 2  # whoever was cut off before he heard asks again
         assert await asyncio.to_thread(answer, client, ONE) == "admitted"
         assert it.server.sessions.stats.violations == 0
 

@@ -18,7 +18,7 @@ from kardam.client import Client, Halted, check_endpoint, enrol, reach
 from kardam.errors import Denied, Unreachable, UsageError
 from kardam.keys import Pass, published
 from kardam.messages import Gradient, Hello, Manifest, Part, Pull, Query
-from kardam.protocol import CHUNK_BYTES, decode_down, encode
+from kardam.protocol import CHUNK_BYTES, PROTOCOL, decode_down, encode
 from kardam.recipe import Recipe
 from kardam.server import BACKLOG_MAX, Server, serve
 from kardam.sessions import Sessions
@@ -186,7 +186,7 @@ async def test_a_peer_that_never_reads_holds_up_nobody_and_little_memory() -> No
     async with serve(sessions(d), ANY_PORT) as server, worker(server) as client:
         with rogue(server) as peer:
             token = server.sessions.tokens.evaluator
-            peer.send_multipart(encode(Hello(2, "", "evaluator", token, "", False, ())))
+            peer.send_multipart(encode(Hello(PROTOCOL, "", "evaluator", token, "", False, ())))
             for _ in range(BACKLOG_MAX):
                 await asyncio.to_thread(peer.send_multipart, encode(Pull(-1)))
             waiting = server._router._backlog
@@ -208,11 +208,11 @@ async def test_an_unknown_token_is_denied_with_a_reason() -> None:
 async def test_another_version_is_denied_with_both_versions() -> None:
     async with serve(sessions(), ANY_PORT) as server:
         with rogue(server) as peer:
-            hello = encode(Hello(2, "", "worker", "", "", False, ()))[0]
-            peer.send(bytes(hello).replace(b"protocol\x02", b"protocol\x07"))
+            hello = encode(Hello(PROTOCOL, "", "worker", "", "", False, ()))[0]
+            peer.send(bytes(hello).replace(b"protocol" + bytes([PROTOCOL]), b"protocol\x07"))
             frames = await asyncio.to_thread(peer.recv_multipart)
             denied, _ = decode_down(frames)
-            assert "expected protocol 2, got 7; the server is kardam" in str(denied)
+            assert f"expected protocol {PROTOCOL}, got 7; the server is kardam" in str(denied)
 
 
 @on_both_loops
