@@ -68,7 +68,7 @@ def of_workers(books: Books) -> list[str]:
 
 
 def _apart(row: Row, speed: float, share: float) -> str:
-    if row["violations"]:
+    if row.get("violations"):
         return f"breaks the protocol ({row['violations']:,})"
     if row["state"] != "alive":
         return "absent" if row["state"] in ("missing", "gone") else str(row["state"])

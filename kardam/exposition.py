@@ -51,6 +51,12 @@ class Books(Collector):
             gradients.add_metric([verdict], count)
         yield gradients
         yield self._staleness()
+        yield CounterMetricFamily(
+            "kardam_violations", "Messages that break the protocol.", stats.violations
+        )
+        yield CounterMetricFamily(
+            "kardam_strangers", "Handshakes that were refused.", stats.strangers
+        )
         moved = CounterMetricFamily(
             "kardam_bytes", "Bytes of gradients (in) and models (out).", labels=["direction"]
         )

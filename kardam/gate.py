@@ -52,8 +52,6 @@ class Gate:
         self, context: zmq.Context[zmq.Socket[bytes]], known: Callable[[Key], bool]
     ) -> None:
         self._known = known
-        # How many handshakes were refused.
-        self.refused = 0
         self._named: set[Key] = set()
         # ZeroMQ asks from many connections at once; a ROUTER need not answer in turn.
         self._socket = context.socket(zmq.ROUTER)
@@ -83,7 +81,6 @@ class Gate:
         self._socket.send_multipart([asker, empty, version, request, status, text, user, b""], NOW)
 
     def _refuse(self, key: Key, address: str) -> None:
-        self.refused += 1
         if key not in self._named and len(self._named) < NAMED_MAX:
             self._named.add(key)
             log.warning("a stranger at %s is refused, with key %s", address, key)

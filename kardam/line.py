@@ -20,9 +20,8 @@ KEEPALIVE = {
     zmq.HEARTBEAT_TTL: 60_000,
 }
 
-# A server that has another key than we think says nothing: it hangs up. But one that says why may
-# be heard to hang up first, a few times in a row where its machine is busy. So often is a second or
-# two.
+# A server that has another key than we think says nothing: it hangs up. One that has keys where we
+# have none, or none where we do, may hang up before it has said so. So often is a second or two.
 HANGS_UP = 10
 
 SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
@@ -75,17 +74,17 @@ class Line:
             if event == MISMATCH and self._keys is None:
                 return Denied(
                     f"{self._endpoint} takes nobody without a key: give a kit, or --server-key, as"
-                    " in the line that it printed"
+                    " it printed it"
                 )
             if event == MISMATCH:
                 return Denied(f"{self._endpoint} speaks without keys: leave them away")
-        hangs_up = not self._succeeded and self._hung_up >= HANGS_UP
-        if self._keys is not None and hangs_up and not self._patient:
-            return Unreachable(
-                f"{self._endpoint} hangs up: it is no kardam server, or its key is not"
-                f" {self._keys.server}; compare --server-key with the line that it printed"
-            )
-        return None
+        if self._succeeded or self._patient or self._hung_up < HANGS_UP:
+            return None
+        if self._keys is None:
+            why = "takes nobody without a key: give a kit, or --server-key"
+        else:
+            why = f"has another key than {self._keys.server}: compare it with the line it printed"
+        return Unreachable(f"{self._endpoint} hangs up: it is no kardam server, or {why}")
 
     def close(self, linger: int) -> None:
         """Let go; last words have so many milliseconds."""

@@ -275,7 +275,7 @@ async def serve(
         socket = stack.enter_context(context.socket(zmq.ROUTER))
         gate = None
         if locked is not None:
-            gate = Gate(context, lambda key: key in sessions.ring)
+            gate = Gate(context, sessions.knows)
             stack.callback(gate.close)
             lock(socket, locked.secret)
         socket.set(zmq.ROUTER_MANDATORY, 1)

@@ -177,6 +177,11 @@ class Sessions:
         """A peer speaks another version; it is told so, in words that will never change."""
         return [Send(peer, Denied(f"{how}; the server is kardam {__version__}", final=True))]
 
+    def knows(self, key: Key) -> bool:
+        """Whether a handshake may end well for who holds this key; a stranger's is counted."""
+        self.stats.strangers += key not in self.ring
+        return key in self.ring
+
     def violated(self, peer: Peer) -> list[Effect]:
         """A peer broke the protocol. It is counted, a worker's in its row, and that is all that it
         gets.

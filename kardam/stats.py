@@ -121,6 +121,8 @@ class Stats:
         self._refused_since: Counter[WorkerId] = Counter()
         self.held_out: list[tuple[int, float, float, float]] = []
         self.violations = 0
+        # Handshakes that were refused, since this server began.
+        self.strangers = 0
         # Of the filter, when it last read anything.
         self.band = math.nan, math.nan
         self.workers: dict[WorkerId, WorkerStats] = defaultdict(WorkerStats)
@@ -261,6 +263,7 @@ class Stats:
             "startup": self.started,
             "since_admitted": dict(self.since_admitted),
             "violations": self.violations,
+            "strangers": self.strangers,
             "updates_per_second": self._updates.per_second(now),
             "gradients_per_second": self._delivered.per_second(now),
             "bytes_per_second": {

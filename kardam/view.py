@@ -53,6 +53,8 @@ def _run(books: Books) -> Table:
         f" max {staleness['max']}",
         "slowdown": _slowdown(books),
     }
+    if books["strangers"]:
+        rows["strangers"] = f"{books['strangers']:,} handshakes refused, of keys not enrolled"
     if (high := books["band"]["high"]) is not None:
         rows["growth"] = f"{_number(books['band']['low'], '.3g')} to {high:.3g} is the band now"
     if books["slowdown_of"] == "honest":
