@@ -112,7 +112,7 @@ async def test_who_has_no_key_or_another_servers_or_needs_none_is_told_so() -> N
     async with serve(sessions(), ANY_PORT) as plain:
         client = Client(plain.endpoint, "worker", keys=keys, patience=10.0)
         # It may hang up before it has said what it speaks.
-        with pytest.raises((Denied, Unreachable), match="speaks without keys|has another key"):
+        with pytest.raises((Denied, Unreachable), match=r"speaks without keys|has another key"):
             await asyncio.to_thread(client.__enter__)
 
 
