@@ -9,7 +9,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from kardam.errors import Denied, KardamError, Unreachable
 from kardam.keys import Keys
-from kardam.protocol import DOCUMENT_BYTES_MAX
+from kardam.protocol import DOCUMENT_BYTES_MAX, HEADER_BYTES_MAX
 
 # TCP's own, and ZeroMQ's, sign of life: for lines that die in silence. Generous, since the
 # protocol beats too, and since a beat waits behind a chunk on a slow line.
@@ -50,7 +50,8 @@ class Line:
         self._hung_up = 0
         self._succeeded = False
         self.socket = context.socket(zmq.DEALER)
-        self.socket.set(zmq.MAXMSGSIZE, DOCUMENT_BYTES_MAX)
+        # CURVE adds a few bytes to each frame.
+        self.socket.set(zmq.MAXMSGSIZE, DOCUMENT_BYTES_MAX + HEADER_BYTES_MAX)
         for option, value in KEEPALIVE.items():
             self.socket.set(option, value)
         if keys is not None:

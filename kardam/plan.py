@@ -2,6 +2,7 @@
 only: nothing in here runs, opens a file or reads a clock.
 """
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,7 +16,10 @@ from kardam.stats import Stats
 def is_public(bind: str) -> bool:
     """Whether others than this machine reach this endpoint. Raises UsageError where it is none."""
     host = urlsplit(check_endpoint(bind)).hostname or ""
-    return host not in ("localhost", "::1") and not host.startswith("127.")
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"  # any other name may be anybody's
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,7 +233,7 @@ class Server:
             self._do(self.sessions.mismatched(peer, str(mismatch)))
         except ProtocolError as error:
             log.debug("%s sent what is no message: %s", peer.hex(), error)
-            self._do(self.sessions.violated(peer))
+            self._do(self.sessions.violated(peer, key))
         else:
             self._do(self.sessions.receive(peer, message, body, self.now, key))
 

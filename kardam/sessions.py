@@ -142,7 +142,7 @@ class Sessions:
         """A peer said this, and has proved to hold the secret of this key, where there are keys."""
         session = self._sessions.get(peer)
         if key and (key not in self.ring or (session is not None and session.key != key)):
-            return self.violated(peer)
+            return self.violated(peer, key)
         if isinstance(message, Hello):
             return self._hello(peer, message, now, key)
         if isinstance(message, Enrol):
@@ -171,7 +171,7 @@ class Sessions:
             case Query() if session.role == "operator":
                 return [Send(peer, Books(), json.dumps(self.books(now)).encode())]
             case _:
-                return self.violated(peer)
+                return self.violated(peer, key)
 
     def mismatched(self, peer: Peer, how: str) -> list[Effect]:
         """A peer speaks another version; it is told so, in words that will never change."""
@@ -182,12 +182,17 @@ class Sessions:
         self.stats.strangers += key not in self.ring
         return key in self.ring
 
-    def violated(self, peer: Peer) -> list[Effect]:
+    def violated(self, peer: Peer, key: Key = "") -> list[Effect]:
         """A peer broke the protocol. It is counted, a worker's in its row, and that is all that it
         gets.
         """
         session = self._sessions.get(peer)
-        self.stats.violated(session.worker if session is not None else NOBODY)
+        worker = session.worker if session is not None else NOBODY
+        if key and (session is None or session.key != key):
+            # Whose name it used is not who it is.
+            place = self.ring.place(key)
+            worker = NOBODY if place is None else place
+        self.stats.violated(worker)
         return []
 
     def judged(self, verdict: Verdict, now: float) -> list[Effect]:
@@ -389,7 +394,7 @@ class Sessions:
 
     def _pull(self, session: Session, pull: Pull, now: float) -> list[Effect]:
         if not self.descent.may_lend(session.worker):
-            return self.violated(session.peer)
+            return self.violated(session.peer, session.key)
         if not self.draining:
             self._waiting[session.worker] = pull, now
         return self._serve_waiting(now)
@@ -435,7 +440,7 @@ class Sessions:
             return []  # too late to be under way; what it is told next is that the run is over
         worker = session.worker
         if worker in self._uploads:
-            return self.violated(session.peer)
+            return self.violated(session.peer, session.key)
         session.then = Pull(push.have) if push.have is not None else None
         if self.descent.lent(worker, push.ticket) is None:
             return self._refuse(worker, push.ticket, "unasked", now)
@@ -459,7 +464,7 @@ class Sessions:
     def _part(self, session: Session, part: Part, body: Bytes, now: float) -> list[Effect]:
         upload = self._uploads.under_way(session.worker, part.ticket)
         if upload is None:
-            return self.violated(session.peer)
+            return self.violated(session.peer, session.key)
         if not upload.take(part, body, now):
             return self._abort(upload, "malformed", now)
         self.stats.moved(len(body), 0, now)

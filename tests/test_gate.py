@@ -19,7 +19,7 @@ from kardam.gate import DOMAIN, NAMED_MAX, Gate, Locked
 from kardam.keys import Keys
 from kardam.kits import Folder, new_pair
 from kardam.messages import Hello, Pull, Role
-from kardam.protocol import PROTOCOL, encode
+from kardam.protocol import CHUNK_BYTES, PROTOCOL, encode
 from kardam.ring import Entry, Key
 from kardam.server import Server, serve
 from kardam.sessions import Sessions
@@ -81,6 +81,16 @@ async def test_who_is_enrolled_trains() -> None:
         assert await asyncio.to_thread(answer, client, ONE) == "admitted"
         (session,) = it.server.sessions._workers.values()
         assert session.key == client._wire._keys.public  # type: ignore[union-attr]
+
+
+@on_both_loops
+async def test_a_model_of_many_chunks_travels_both_ways_to_the_bit() -> None:
+    d = 3 * CHUNK_BYTES // 4 + 17
+    async with lodge(sessions(d)) as it, it.peer(await it.enrolled("alice")) as client:
+        g = np.random.default_rng(0).standard_normal(d).astype(np.float32)
+        assert await asyncio.to_thread(answer, client, g) == "admitted"
+        lease = await asyncio.to_thread(client.pull)
+        assert lease.model.x.tobytes() == (-np.float32(0.1) * g).tobytes()
 
 
 @on_both_loops
@@ -205,6 +215,24 @@ async def test_a_key_has_its_place_again_after_a_goodbye_and_after_a_restart() -
                 async with it.peer(keys) as client:
                     assert client.terms.worker == place
                     assert it.folder.pair.public == keys.server
+
+
+@on_both_loops
+async def test_a_worker_finds_its_server_again_by_itself() -> None:
+    first = sessions()
+    with TemporaryDirectory() as path:
+        async with lodge(first, Path(path)) as it:
+            keys, endpoint = await it.enrolled("alice"), it.server.endpoint
+            client = Client(endpoint, "worker", keys=keys)
+            await asyncio.to_thread(client.__enter__)
+            assert await asyncio.to_thread(answer, client, ONE) == "admitted"
+            first.halt = lambda reason: []  # type: ignore[method-assign]  # as if killed
+        second = sessions()
+        second.restore(first.state(), 0.0)
+        async with lodge(second, Path(path), endpoint):
+            assert await asyncio.to_thread(answer, client, ONE) == "admitted"
+            assert second.stats.workers[0].tally.admitted == 2
+            await asyncio.to_thread(client.close)
 
 
 @on_both_loops
