@@ -250,10 +250,14 @@ class Folder:
 
 def address(text: str) -> tuple[str, Keys | None]:
     """An endpoint, or a kit's file, as an endpoint and keys. Raises UsageError."""
-    if "://" not in text and Path(text).is_file():
-        kit = read_kit(Path(text))
-        return kit.endpoint, kit.keys
-    return text, None
+    if "://" in text:
+        return text, None
+    if not Path(text).is_file():
+        raise UsageError(
+            f"expected an endpoint like tcp://127.0.0.1:5555, or a kit's file, got {text!r}"
+        )
+    kit = read_kit(Path(text))
+    return kit.endpoint, kit.keys
 
 
 def visitors(

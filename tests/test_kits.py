@@ -150,6 +150,7 @@ def test_what_does_not_go_together_is_said_so(tmp_path: Path, kit: str) -> None:
         ([kit], 2, None, "--count 2: a key is one worker; give a kit for each"),
         ([ENDPOINT], 2, "9" * 64, "--count 2: a key is one worker"),
         ([kit], 1, "9" * 64, "expected a kit or --server-key, and not both"),
+        (["no.kit"], 1, None, "expected an endpoint like tcp://127.0.0.1:5555, or a kit's file"),
         ([ENDPOINT], 1, "9", "--server-key: expected a public key of 64 hexadecimal digits"),
     ):
         with pytest.raises(UsageError, match=words):
