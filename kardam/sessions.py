@@ -11,7 +11,7 @@ from typing import Any
 
 from kardam import __version__
 from kardam.descent import Descent
-from kardam.keys import Identity, Tokens
+from kardam.keys import Tokens
 from kardam.messages import (
     NOBODY,
     Activity,
@@ -43,9 +43,9 @@ from kardam.messages import (
     Welcome,
     WorkerId,
 )
-from kardam.places import VACANT, Places
 from kardam.protocol import CHUNK_BYTES, Bytes, digest, encode_manifest, vector
 from kardam.ring import Entry, Key, Ring
+from kardam.roll import Roll
 from kardam.state import State
 from kardam.stats import Stats
 from kardam.uploads import Upload, Uploads
@@ -115,9 +115,6 @@ class Sessions:
     ) -> None:
         self.descent = descent
         self.stats = stats
-        self.tokens = tokens
-        # In place of tokens, where peers have keys.
-        self.ring = Ring(descent.n)
         self.terms = terms
         self.draining = False
         # How much of the way is gone at this second, 0 to 1; 0 where there is no goal.
@@ -126,7 +123,7 @@ class Sessions:
         self._over = True
         self._sessions: dict[Peer, Session] = {}
         self._workers: dict[WorkerId, Session] = {}
-        self._places = Places(descent.n, tokens.issued, now)
+        self._roll = Roll(descent.n, tokens, self._begin, now)
         self._uploads = Uploads(descent.model.x.size)
         # Who asked for a model, and when.
         self._waiting: dict[WorkerId, tuple[Pull, float]] = {}
@@ -251,6 +248,16 @@ class Sessions:
         return self.draining and not self._uploads
 
     @property
+    def tokens(self) -> Tokens:
+        """Who is who, where there are no keys."""
+        return self._roll.tokens
+
+    @property
+    def ring(self) -> Ring:
+        """Who may come, where there are keys."""
+        return self._roll.ring
+
+    @property
     def peers(self) -> Collection[Peer]:
         """Who said hello, and is not gone."""
         return self._sessions.keys()
@@ -270,30 +277,13 @@ class Sessions:
 
     # --- coming and going ---
 
-    def _identity(self, role: Role, token: str, key: Key) -> Identity | Denied:
-        """Who says so; or why it is nobody."""
-        if not key:
-            identity = self.tokens.identity(token)
-            if identity is None or identity.role != role:
-                return Denied(f"this token is no {role}'s here", final=True)
-            return identity
-        entry = self.ring.entry(key)
-        assert entry is not None  # whoever is not in the ring is not heard
-        if entry.role != role:
-            return Denied(f"this key is enrolled as {entry.role}, and not as {role}", final=True)
-        if role != "worker":
-            return Identity(role)
-        worker = self.ring.place(key)
-        if worker is None and (worker := self.ring.take(key)) is not None:
-            self.descent.begin(worker)
-            self.stats.begin(worker)
-        if worker is None:
-            taken = f"all n={self.descent.n} places belong to keys"
-            return Denied(f"{taken}: serve more (--workers), or revoke one", final=True)
-        return Identity(role, worker)
+    def _begin(self, worker: WorkerId) -> None:
+        """Somebody else is this worker."""
+        self.descent.begin(worker)
+        self.stats.begin(worker)
 
     def _hello(self, peer: Peer, hello: Hello, now: float, key: Key) -> list[Effect]:
-        identity = self._identity(hello.role, hello.token, key)
+        identity = self._roll.identity(hello.role, hello.token, key)
         if isinstance(identity, Denied):
             return [Send(peer, identity)]
         if self.draining and identity.role == "worker":
@@ -316,7 +306,7 @@ class Sessions:
         self._sessions[peer] = session
         if session.role == "worker":
             self._workers[session.worker] = session
-            self._places.take(session.worker)
+            self._roll.places.take(session.worker)
             self.descent.forget(session.worker, but=hello.holds)
             self.stats.label(session.worker, hello.label, hello.byzantine)
         welcome = Welcome(
@@ -335,21 +325,13 @@ class Sessions:
     def _enrol(self, peer: Peer, enrol: Enrol, now: float, key: Key) -> list[Effect]:
         if self.draining:
             return [Send(peer, Denied("the server is ending", final=True))]
-        if key:
-            identity = self._identity("worker", "", key)
-            if isinstance(identity, Denied):
-                return [Send(peer, identity)]
-            worker, token = identity.worker, ""
-            if worker not in self._workers:
-                self._places.expect(worker, now)
-        else:
-            vacancy = self._places.vacancy(now)
-            if vacancy is None:
-                taken = f"all n={self.descent.n} workers are taken"
-                free = f"one that is gone makes room after {VACANT:.0f} s"
-                words = f"{taken}: serve more (--workers), or wait: {free}"
-                return [Send(peer, Denied(words, final=True))]
-            worker, token = vacancy, self.expect(vacancy, enrol.label, enrol.byzantine, now)
+        invited = self._roll.invite(key, now)
+        if isinstance(invited, Denied):
+            return [Send(peer, invited)]
+        worker, token = invited
+        if worker not in self._workers:
+            self._roll.places.expect(worker, now)
+            self.stats.label(worker, enrol.label, enrol.byzantine)
         enrolled = Enrolled(
             token=token,
             worker=worker,
@@ -366,20 +348,17 @@ class Sessions:
         """
         effects: list[Effect] = []
         for key in self.ring.replace(enrolled):
-            worker = self.ring.free(key)
             for session in [its for its in self._sessions.values() if its.key == key]:
                 self._drop(session, "revoked", now)
                 effects.append(Send(session.peer, Denied("this key was revoked", final=True)))
-            if worker is not None:
-                self._places.leave(worker, "revoked", now)
+            if (worker := self._roll.strike(key, now)) is not None:
                 self.descent.vacate(worker)
         return effects + self._grant(now) if effects else effects
 
     def expect(self, worker: WorkerId, label: str, byzantine: bool, now: float) -> str:
         """A token for this worker, who is on his way from now on."""
-        self._places.expect(worker, now)
         self.stats.label(worker, label, byzantine)
-        return self.tokens.issue(worker)
+        return self._roll.expect(worker, now)
 
     def _drop(self, session: Session, why: str, now: float) -> None:
         """End a session. What it reserved is free; its loans are forgotten at the next hello."""
@@ -387,7 +366,7 @@ class Sessions:
         if session.role == "worker":
             self._workers.pop(session.worker, None)
             self._waiting.pop(session.worker, None)
-            self._places.leave(session.worker, why, now)
+            self._roll.places.leave(session.worker, why, now)
             self._uploads.end(session.worker)
 
     # --- models down ---
@@ -498,7 +477,7 @@ class Sessions:
         if session is not None:
             alive = "new" if worker in self.descent.probation else "alive"
             return alive if now - session.heard <= MISSING else "missing"
-        return self._places.why_absent(worker)
+        return self._roll.places.why_absent(worker)
 
     def books(self, now: float) -> dict[str, Any]:
         """The stats, with what the sessions know: plain values for JSON."""
@@ -522,18 +501,14 @@ class Sessions:
         return {
             "descent": self.descent.state(),
             "stats": self.stats.state(),
-            "tokens": self.tokens.state(),
-            "ring": self.ring.state(),
+            **self._roll.state(),
         }
 
     def restore(self, state: State, now: float) -> None:
         """Go on from there. Requires that nobody said hello yet; who has a token is expected."""
         self.descent.restore(state["descent"])
         self.stats.restore(state["stats"])
-        self.tokens.restore(state["tokens"])
-        if "ring" in state:  # before there were keys, no place was one's
-            self.ring.restore(state["ring"])
-        self._places = Places(self.descent.n, self.tokens.issued | self.ring.taken, now)
+        self._roll.restore(state, now)
 
 
 def _gradient(worker: WorkerId, push: Push, g: Vector) -> Gradient:

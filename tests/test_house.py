@@ -49,6 +49,7 @@ kardam.plan  kardam.records
 kardam.client  kardam.recipe  kardam.checkpoint  kardam.kits
 kardam.line  kardam.gate
 kardam.sessions  kardam.link
+kardam.roll
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.trusted
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates

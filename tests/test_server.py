@@ -300,7 +300,7 @@ async def test_a_worker_comes_back_by_itself_to_a_server_that_was_restarted() ->
         epoch = client.epoch
         server.sessions.halt = lambda reason: []  # type: ignore[method-assign]  # as if killed
     second = sessions()
-    second.tokens = first.tokens
+    second._roll.tokens = first.tokens
     async with serve(second, endpoint):
         late = Gradient(0, lease.ticket, np.ones(3, np.float32))
         judged = await asyncio.to_thread(client.push, late)
