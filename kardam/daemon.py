@@ -173,7 +173,11 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
     run: Run
     with interrupts() as asked, _door(plan.dashboard) as door:
         async with serve(
-            sessions, plan.bind, lambda verdict, took: run.observe(verdict, took), seconds, locked
+            sessions,
+            plan.bind,
+            lambda verdict, took: run.observe(verdict, took),
+            seconds,
+            locked=locked,
         ) as server:
             # Who has no port leaves no directory; and no message comes before the first `await`.
             with _records(plan, before) as records, published(server, key):

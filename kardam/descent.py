@@ -134,6 +134,10 @@ class Descent(Stateful):
         if self.model.version > 0:
             self.probation.begin(worker)
 
+    def excuse(self, worker: WorkerId) -> None:
+        """This worker counts from now on, whatever it owes."""
+        self.probation.end(worker)
+
     def _give_back(self, worker: WorkerId, ticket: int) -> Loan | None:
         """Close a loan. Loans are answered in order: what was lent before it is forfeit."""
         loan = self.lent(worker, ticket)

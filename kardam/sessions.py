@@ -395,7 +395,7 @@ class Sessions:
         new = [worker for worker in self.descent.probation.workers if worker in self._workers]
         if new and len(self._workers) - len(new) < self.terms.quorum:
             for worker in new:
-                self.descent.probation.end(worker)
+                self.descent.excuse(worker)
 
     def _model(self, peer: Peer, ticket: int, have: int, now: float) -> list[Effect]:
         model = self.descent.model
