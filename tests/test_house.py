@@ -14,8 +14,10 @@ HOUSE = Path(__file__).parent.parent
 # From the roof to the ground. A module imports from below its own line; beside itself, nothing.
 PLAN = """
 workers.__main__
+workers.verbs.doctor
 workers.verbs.run  workers.verbs.serve  workers.verbs.simulate
 workers.verbs.work  workers.verbs.new
+workers.verbs.playing
 workers.verbs.options  workers.verbs.evaluation
 workers.verbs
 workers.laboratory
@@ -40,7 +42,11 @@ kardam.verbs.keys
 kardam.verbs.printing
 kardam.verbs
 kardam.report
-kardam.flags  kardam.daemon  kardam.live  kardam.figures
+kardam.doctor.machine  kardam.doctor.endpoint
+kardam.doctor.finding
+kardam.doctor
+kardam.flags
+kardam.experiment  kardam.daemon  kardam.live  kardam.figures
 kardam.telemetry
 kardam.exposition
 kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
@@ -58,6 +64,8 @@ kardam.gathering.gathering  kardam.stage  kardam.probation
 kardam.aggregators  kardam.lens  kardam.uploads
 kardam.growth  kardam.protocol
 kardam.places  kardam.ring
+kardam.sweep
+kardam.help
 kardam.messages  kardam.spec  kardam.state  kardam.pages
 kardam.errors
 kardam
@@ -71,12 +79,15 @@ SHELLS |= {
     "kardam.records",
     "kardam.scribe",
     "kardam.live",
+    "kardam.experiment",
     "kardam.flags",
     "kardam.kits",
     "kardam.line",
     "kardam.gate",
 }
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
+DOCTOR = {"kardam.doctor.machine", "kardam.doctor.endpoint"}
+SHELLS |= DOCTOR
 MAINS = {"kardam.__main__", "workers.__main__"}
 MAINS |= {name for name in PLAN.split() if ".verbs." in name}
 TORCH = {"workers.tasks", "workers.objective", "workers.process", "workers.nursery"}
@@ -88,33 +99,33 @@ TORCH |= {f"workers.tasks.{name}" for name in ("task", "trial", "digits", "npz",
 DOORS = {
     "aiohttp": {"kardam.telemetry"},
     "prometheus_client": {"kardam.exposition"},
-    "zmq": {f"kardam.{name}" for name in ("client", "server", "line", "gate", "kits")},
+    "zmq": {*(f"kardam.{name}" for name in ("client", "server", "line", "gate", "kits")), *DOCTOR},
     "msgpack": {"kardam.protocol"},
     "torch": TORCH,
     "sklearn": {"workers.tasks.digits"},
     "uvloop": MAINS,
-    "click": {"kardam.live", "kardam.flags", *MAINS},
+    "click": {"kardam.live", "kardam.flags", "kardam.experiment", "kardam.help", *MAINS},
     "rich": {"kardam.view", "kardam.live", *MAINS},
     "matplotlib": {"kardam.figures", "kardam.report"},
     "safetensors": {"kardam.checkpoint"},
     "sortedcontainers": {"kardam.growth"},
-    "tomllib": {"kardam.flags", "kardam.chronicle"},
-    "tomli_w": {"kardam.flags"},
+    "tomllib": {"kardam.experiment", "kardam.chronicle"},
+    "tomli_w": {"kardam.experiment"},
     "ctypes": {"kardam.pages"},
     "fcntl": {"kardam.records"},
     "datetime": {"kardam.daemon", "kardam.flags"},
     "asyncio": {
         *(f"kardam.{name}" for name in ("server", "daemon", "scribe", "telemetry")),
-        *{"workers.swarm", *MAINS},
+        *{"workers.swarm", "kardam.doctor.machine", *MAINS},
     },
     "time": {
         *(f"kardam.{name}" for name in ("client", "server", "scribe", "telemetry", "verbs.stats")),
-        *{"workers.process", "workers.nursery"},
+        *{"workers.process", "workers.nursery", "workers.verbs.playing", *DOCTOR},
     },
     "random": {"kardam.client"},
     "secrets": {"kardam.daemon"},
     "threading": {"kardam.client", "workers.nursery"},
-    "socket": {"kardam.client", "kardam.daemon", "kardam.telemetry"},
+    "socket": {"kardam.client", "kardam.daemon", "kardam.telemetry", *DOCTOR},
     "logging": {
         f"kardam.{name}" for name in ("client", "server", "gate", "scribe", "daemon", "__main__")
     },

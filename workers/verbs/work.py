@@ -28,7 +28,7 @@ from workers.verbs.options import pace_options
 WORKER_PATIENCE = 600.0
 
 
-@click.command("work")
+@click.command("work", short_help="Workers for a server: honest, slow or lying.")
 @click.argument("where", nargs=-1, required=True, metavar="ENDPOINT|KIT...")
 @click.option("--count", type=int, default=1, show_default=True, help="How many workers.")
 @click.option("--server-key", help="Of the server at ENDPOINT, as it printed it.")
