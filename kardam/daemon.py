@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ from kardam.outcome import Ending, Outcome, ending_of
 from kardam.plan import Plan, Until
 from kardam.recipe import Recipe
 from kardam.records import NOTHING, Records
+from kardam.recovery import Retold, caught_up
 from kardam.ring import Entry
 from kardam.scribe import Scribe
 from kardam.server import Server, serve
@@ -105,11 +107,10 @@ class Run:
         return _pass(self.server, self.key, "worker", token, place)
 
     def observe(self, verdict: Verdict, took: float) -> None:
-        """Write it down, and look at once where something is due: a run of so many arrivals is not
-        a few more.
+        """Show it, and look at once where something is due: a run of so many arrivals is not a few
+        more.
         """
         now = self.server.now
-        self.scribe.verdict(verdict, now)
         if self.page is not None:
             self.page.record(verdict, took)
         if self._stats.stalled or self._until.reached(self._stats, 0.0) or self.scribe.due(now):
@@ -156,11 +157,14 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
     """
     pages.keep()
     before: State | None = None
+    retold: list[Retold] = []
     if plan.checkpoint is not None:
         kept = checkpoint.restore(plan.checkpoint)
         if kept.manifest != manifest:
             raise UsageError(f"--resume {plan.checkpoint}: its model is not made like this one")
         before, x = kept.state, kept.x
+        if plan.in_place:
+            before, retold = caught_up(plan.out, kept)
     sessions = house(plan.recipe, x, manifest, seed=plan.seed, task=plan.task, split=plan.split)
     folder = Folder(plan.keys) if plan.keys is not None else None
     locked = Locked(folder.pair.secret, folder.enrolled) if folder is not None else None
@@ -170,6 +174,8 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
     if before is not None:
         seconds = before["seconds"]
         sessions.restore(before["sessions"], seconds)
+        for verdict, second, _ in retold:
+            sessions.stats.record(verdict, second)
     run: Run
     with interrupts() as asked, _door(plan.dashboard) as door:
         async with serve(
@@ -177,6 +183,7 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
             plan.bind,
             lambda verdict, took: run.observe(verdict, took),
             seconds,
+            (lambda: run.scribe.settle()) if plan.durable else None,
             locked=locked,
         ) as server:
             # Who has no port leaves no directory; and no message comes before the first `await`.
@@ -184,10 +191,15 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
                 if folder is not None:
                     folder.make(outward(server.endpoint))
                 records.environment(_environment(server))
-                scribe = Scribe(sessions, records, plan.every, seconds)
+                for each in retold:
+                    records.verdict(*each)
+                if plan.record or plan.durable:
+                    records.record(asdict(plan.recipe), whole=plan.record, durable=plan.durable)
+                scribe = Scribe(sessions, records, plan.every, lambda: server.now, plan.durable)
+                sessions.descent.hear = scribe.hear
                 run = Run(server, plan.until, scribe, asked, key)
+                scribe.begin()
                 async with _dashboard(run, door):
-                    await run.scribe.begin(server.now)
                     yield run
 
 

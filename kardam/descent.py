@@ -15,6 +15,7 @@ import numpy as np
 from kardam.aggregators import clipped_median
 from kardam.dampening import Dampening
 from kardam.errors import UsageError
+from kardam.events import Forgetting, Hear, Lending, Receiving, Refusing, Turning, unheard
 from kardam.gathering import Buffered, Gathering, OnArrival, weighted
 from kardam.growth import Change, Evidence, History, Trace
 from kardam.lens import Exact, Lens, Step
@@ -52,7 +53,7 @@ class Descent(Stateful):
     again. It waits for no growth (which needs a model that moved) and no coalition of f owns it.
 
     `knobs` are the choices behind the rules, by their flags: a state goes only where they are the
-    same.
+    same. `hear` is told of everything that changes it, in order.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Descent(Stateful):
         self._tickets = 0
         self.probation = Probation()
         self._knobs = dict(knobs or {})
+        self.hear: Hear = unheard
 
     # --- loans ---
 
@@ -107,6 +109,7 @@ class Descent(Stateful):
             raise ValueError(f"worker {worker} has {LOANS_MAX} models to answer already")
         self._tickets += 1
         self._lent[worker].append(Loan(self._tickets, self.model.version, self._trace))
+        self.hear(Lending(worker, self._tickets), None)
         return HandOut(self._tickets, worker, self.model)
 
     def lent(self, worker: WorkerId, ticket: int) -> Loan | None:
@@ -115,12 +118,18 @@ class Descent(Stateful):
 
     def forget(self, worker: WorkerId, but: tuple[int, ...] = ()) -> None:
         """Close this worker's loans, except those under the tickets `but`."""
-        self._lent[worker] = [loan for loan in self._lent[worker] if loan.ticket in but]
+        if self._lent[worker]:
+            self._lent[worker] = [loan for loan in self._lent[worker] if loan.ticket in but]
+            self.hear(Forgetting(worker, but), None)
 
     # --- who comes into a run that is going on ---
 
     def vacate(self, worker: WorkerId) -> None:
         """This worker is no more: nothing of it is remembered, and nobody is held to it."""
+        self._clear(worker)
+        self.hear(Turning(worker, "vacate"), None)
+
+    def _clear(self, worker: WorkerId) -> None:
         self._lent[worker] = []
         self._histories.pop(worker, None)
         self.filter.forget(worker)
@@ -130,13 +139,15 @@ class Descent(Stateful):
 
     def begin(self, worker: WorkerId) -> None:
         """Somebody else is this worker from now on; after the first update, on probation."""
-        self.vacate(worker)
+        self._clear(worker)
         if self.model.version > 0:
             self.probation.begin(worker)
+        self.hear(Turning(worker, "begin"), None)
 
     def excuse(self, worker: WorkerId) -> None:
         """This worker counts from now on, whatever it owes."""
         self.probation.end(worker)
+        self.hear(Turning(worker, "excuse"), None)
 
     def _give_back(self, worker: WorkerId, ticket: int) -> Loan | None:
         """Close a loan. Loans are answered in order: what was lent before it is forfeit."""
@@ -148,7 +159,9 @@ class Descent(Stateful):
     def refuse(self, worker: WorkerId, ticket: int, rule: str) -> Verdict:
         """Close a loan, if it is open, for what went wrong before there was a gradient."""
         loan = self._give_back(worker, ticket)
-        return self._verdict(Gradient(worker, ticket, self.model.x[:0]), Refusal(rule), loan)
+        verdict = self._verdict(Gradient(worker, ticket, self.model.x[:0]), Refusal(rule), loan)
+        self.hear(Refusing(worker, ticket, rule), verdict)
+        return verdict
 
     # --- the way of one gradient ---
 
@@ -156,16 +169,21 @@ class Descent(Stateful):
         """Judge one gradient, and step if it completes an update. Never raises for what a worker
         sent.
         """
-        loan = self._give_back(gradient.worker, gradient.ticket)
-        if loan is None:
-            return self._verdict(gradient, Refusal("unasked"))
+        worker, ticket = gradient.worker, gradient.ticket
+        if self.lent(worker, ticket) is None:
+            return self.refuse(worker, ticket, "unasked")
         if gradient.g.shape != self.model.x.shape or gradient.g.dtype != np.float32:
-            return self._verdict(gradient, Refusal("malformed"), loan)
+            return self.refuse(worker, ticket, "malformed")
+        loan = self._give_back(worker, ticket)
+        assert loan is not None  # it was there just now
         evidence = self._measure(gradient, loan)
-        if not evidence.norm < math.inf:
+        if evidence.norm < math.inf:
+            verdict = self._judge(gradient, loan, evidence)
+        else:
             self.filter.judge(evidence)
-            return self._verdict(gradient, Refusal("nonfinite", evidence.norm), loan, evidence)
-        return self._judge(gradient, loan, evidence)
+            verdict = self._verdict(gradient, Refusal("nonfinite", evidence.norm), loan, evidence)
+        self.hear(Receiving(gradient), verdict)
+        return verdict
 
     def _measure(self, gradient: Gradient, loan: Loan) -> Evidence:
         g, length = self._lens.look(gradient.g)
@@ -194,20 +212,20 @@ class Descent(Stateful):
         refusal = self.filter.judge(evidence)
         if (early := self.probation.answered(gradient.worker, loan.version)) is not None:
             return self._verdict(gradient, early, loan, evidence)
-        weight = self.dampening.weigh(evidence)
+        dampening = self.dampening.weigh(evidence)
         if not self.filter.ready:
             return self._start_up(gradient, loan, evidence)
         if refusal is None:
             refusal = self.gathering.refuse(gradient.worker, evidence.staleness)
         if refusal is not None:
-            return self._verdict(gradient, refusal, loan, evidence)
-        weight *= self.filter.scale(evidence)
+            return self._verdict(gradient, refusal, loan, evidence, dampening=dampening)
+        weight = dampening * self.filter.scale(evidence)
         self.filter.admit(evidence)
         if self.gathering.alone:
             self._step(gradient.g, weight, evidence.g)
         elif (g := self.gathering.add(gradient.worker, gradient.g, weight)) is not None:
             self._step(g)
-        return self._verdict(gradient, None, loan, evidence, weight)
+        return self._verdict(gradient, None, loan, evidence, weight, dampening=dampening)
 
     def _start_up(self, gradient: Gradient, loan: Loan, evidence: Evidence) -> Verdict:
         if self._first.refuse(gradient.worker, evidence.staleness) is not None:
@@ -241,6 +259,7 @@ class Descent(Stateful):
         """
         loans = self._lent[worker]
         twin = copy(self)
+        twin.hear = unheard
         for learner in ("filter", "dampening", "gathering", "optimizer", "probation", "_first"):
             setattr(twin, learner, deepcopy(getattr(self, learner)))
         twin._lent = dict(self._lent)
@@ -305,6 +324,7 @@ class Descent(Stateful):
         evidence: Evidence | None = None,
         weight: float = 0.0,
         rule: str = "",
+        dampening: float = math.nan,
     ) -> Verdict:
         """All that is known of this gradient, in one record; None refuses nothing."""
         seen = refusal if refusal is not None else Refusal(rule)
@@ -328,6 +348,7 @@ class Descent(Stateful):
             norm=evidence.norm if evidence is not None else math.nan,
             declared=gradient.declared.growth if gradient.declared is not None else math.nan,
             weight=weight,
+            dampening=dampening,
             updates=self.model.version,
         )
 

@@ -48,6 +48,12 @@ class Unwritable(KardamError):
     code = 7
 
 
+class Different(KardamError):
+    """What was recorded is not what comes of it."""
+
+    code = 8
+
+
 def raise_by_code(code: int, words: str) -> NoReturn:
     """Raise again, here, what another process ended with."""
     kinds = {kind.code: kind for kind in KardamError.__subclasses__()}
@@ -64,6 +70,7 @@ EXIT_CODES = {
     5: "no server reached, or the port is taken",
     6: "the server refused: version, token or role",
     7: "the run directory could not be written",
+    8: "a replay came to something else than its recording",
     130: "interrupted (Ctrl-C), after an orderly end",
     143: "terminated (SIGTERM), after an orderly end",
 }

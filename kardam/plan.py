@@ -89,7 +89,8 @@ class Plan:
     """A server to be: what it does, until when, where it listens, what it tells its workers of the
     task (empty where it knows none), and what it leaves behind.
 
-    `dashboard` is the port of a page to look at, if there is to be one.
+    `dashboard` is the port of a page to look at, if there is to be one. `record`: what was received
+    stays, gradients and all; `durable`: it is on the disk before anything of it leaves.
 
     `keys` is the folder of those who may come, under CURVE; where there is none, anybody may who
     reaches the port, and has a token.
@@ -111,4 +112,6 @@ class Plan:
     checkpoint: Path | None = None
     in_place: bool = False
     dashboard: int | None = None
+    record: bool = False
+    durable: bool = False
     keys: Path | None = None

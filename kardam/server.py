@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 # Is told of every verdict, and of the seconds that judging and applying took.
 Observe = Callable[[Verdict, float], None]
 
+# Returns when what happened so far may be known.
+Settle = Callable[[], None]
+
 # Seconds between looks at the clock: for deadlines, and for a socket that should have woken us.
 TICK = 0.2
 
@@ -153,6 +156,7 @@ class Server:
         socket: zmq.Socket[bytes],
         endpoint: str,
         observe: Observe,
+        settle: Settle | None,
         seconds: float,
         locked: Locked | None,
         gate: Gate | None,
@@ -161,6 +165,9 @@ class Server:
         self._locked, self._gate = locked, gate
         self.endpoint = endpoint
         self._observe = observe
+        self._settle = settle
+        # What is to be sent once that is settled which it tells of.
+        self._held: list[tuple[Peer, Sequence[Bytes]]] = []
         # Room for a model and the next, however large.
         chunks = sessions.descent.model.x.nbytes // CHUNK_BYTES
         self._router = Router(socket, self._deliver, BACKLOG_MAX + 2 * chunks)
@@ -218,6 +225,7 @@ class Server:
             more = self._gate is not None and self._gate.look()
             if self._router.look() or more:
                 self._loop.call_soon(self._look)
+            self._release()
         except Exception as error:
             self._crashed.set_exception(error)
 
@@ -242,7 +250,10 @@ class Server:
         while pending:
             match pending.popleft():
                 case Send(peer=peer, message=message, body=body):
-                    self._router.send(peer, encode(message, body))
+                    if self._settle is None:
+                        self._router.send(peer, encode(message, body))
+                    else:
+                        self._held.append((peer, encode(message, body)))
                 case Judge(gradient=gradient):
                     began = time.perf_counter()
                     verdict = self.sessions.descent.receive(gradient)
@@ -252,8 +263,19 @@ class Server:
         if self.sessions.drained:
             self._drained.set()
 
+    def _release(self) -> None:
+        """Send what is held: one settlement for all that came in one look at the socket. Those who
+        come while the disk is written to wait for the next, which has the more to settle.
+        """
+        if self._settle is not None and self._held:
+            self._settle()
+            held, self._held = self._held, []
+            for peer, frames in held:
+                self._router.send(peer, frames)
+
     def _halt(self, reason: str) -> None:
         self._do(self.sessions.halt(reason))
+        self._release()
 
 
 @contextlib.asynccontextmanager
@@ -262,11 +284,13 @@ async def serve(
     bind: str,
     observe: Observe = lambda verdict, took: None,
     seconds: float = 0.0,
+    settle: Settle | None = None,
     locked: Locked | None = None,
 ) -> AsyncIterator[Server]:
     """Serve for as long as the block runs: ready inside, gone after; a crash comes out of it.
 
     `bind` is an endpoint like tcp://127.0.0.1:0, 0 for any free port; `seconds` have gone before.
+    What `settle` is given for leaves after it has returned.
     `locked`: under CURVE, for those alone who are enrolled.
     Raises Unreachable where the port is taken or the address is not ours.
     """
@@ -291,7 +315,7 @@ async def serve(
             free = "tcp://127.0.0.1:0 takes any free port"
             raise Unreachable(f"--bind {bind}: {zmq.strerror(error.errno or 0)}; {free}") from error
         endpoint = socket.get_string(zmq.LAST_ENDPOINT)
-        server = Server(sessions, socket, endpoint, observe, seconds, locked, gate)
+        server = Server(sessions, socket, endpoint, observe, settle, seconds, locked, gate)
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(server._run())

@@ -39,9 +39,10 @@ workers
 kardam.__main__
 kardam.verbs.serve  kardam.verbs.stats  kardam.verbs.checkpoint  kardam.verbs.report
 kardam.verbs.keys
+kardam.verbs.replay  kardam.verbs.explain
 kardam.verbs.printing
 kardam.verbs
-kardam.report
+kardam.report  kardam.retelling
 kardam.doctor.machine  kardam.doctor.endpoint
 kardam.doctor.finding
 kardam.doctor
@@ -51,10 +52,14 @@ kardam.telemetry
 kardam.exposition
 kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
 kardam.outcome
-kardam.plan  kardam.records
+kardam.explain
+kardam.plan  kardam.records  kardam.recovery
+kardam.recording
+kardam.tape
+kardam.logs
 kardam.client  kardam.recipe  kardam.checkpoint  kardam.kits
 kardam.line  kardam.gate
-kardam.sessions  kardam.link
+kardam.sessions  kardam.link  kardam.replay
 kardam.roll
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.trusted
@@ -62,7 +67,7 @@ kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.ra
 kardam.gathering.rivals  kardam.consensus  kardam.throttle
 kardam.gathering.gathering  kardam.stage  kardam.probation
 kardam.aggregators  kardam.lens  kardam.uploads
-kardam.growth  kardam.protocol
+kardam.growth  kardam.protocol  kardam.events  kardam.fingerprint
 kardam.places  kardam.ring
 kardam.sweep
 kardam.help
@@ -78,6 +83,11 @@ SHELLS |= {
     "kardam.telemetry",
     "kardam.records",
     "kardam.scribe",
+    "kardam.logs",
+    "kardam.tape",
+    "kardam.recording",
+    "kardam.recovery",
+    "kardam.retelling",
     "kardam.live",
     "kardam.experiment",
     "kardam.flags",
@@ -112,7 +122,8 @@ DOORS = {
     "tomllib": {"kardam.experiment", "kardam.chronicle"},
     "tomli_w": {"kardam.experiment"},
     "ctypes": {"kardam.pages"},
-    "fcntl": {"kardam.records"},
+    "fcntl": {"kardam.logs"},
+    "xxhash": {"kardam.fingerprint"},
     "datetime": {"kardam.daemon", "kardam.flags"},
     "asyncio": {
         *(f"kardam.{name}" for name in ("server", "daemon", "scribe", "telemetry")),

@@ -2,6 +2,7 @@
 then the run is as if it were not there.
 """
 
+import json
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kardam.descent import Descent
+from kardam.events import Event
 from kardam.filters import chain
 from kardam.link import Lease
 from kardam.messages import Denied, Gradient, Judged, Pull, Refusal, Verdict
 from kardam.probation import ANSWERS, Probation
+from kardam.replay import again
+from kardam.tape import Kept, _decoded
+from kardam.tape import said as said_of
 from tests.strategies import evidence, growths
 from tests.test_state import RECIPES, D, N, fresh
 from tests.town import Host, Town
@@ -122,6 +127,29 @@ def test_who_was_new_is_one_of_all_after_so_many_answers(name: str) -> None:
         verdict = descent.receive(Gradient(N - 1, loan.ticket, descent.model.x.copy()))
         assert (verdict.rule == "probation") == (len(versions) < ANSWERS)
         versions.add(verdict.version)
+
+
+@pytest.mark.parametrize("name", ["preset consensus", "preset middle", "dampening curvature"])
+def test_a_recording_of_comings_and_goings_played_again_is_the_same_run(name: str) -> None:
+    crowd, again_ = Crowd(fresh(**RECIPES[name])), fresh(**RECIPES[name])
+    events: list[Event] = []
+    crowd.descent.hear = lambda event, verdict: events.append(event)
+    for turn in range(120):
+        crowd.turn()
+        for at, change in ((50, "begin"), (70, "vacate"), (80, "begin"), (85, "excuse")):
+            if turn == at:
+                getattr(crowd.descent, change)(N - 1)
+        if turn > 50 and not 70 <= turn < 80:
+            loan = crowd.descent.lend(N - 1)
+            crowd.descent.receive(Gradient(N - 1, loan.ticket, np.ones(D, np.float32)))
+    for event in events:
+        # As a file has it.
+        head, body = said_of(event, 0.0, "")
+        copy, *_ = _decoded(json.loads(json.dumps(head)), np.frombuffer(body, np.float32))
+        assert not isinstance(copy, Kept)
+        again(again_, copy)
+    assert again_.model.x.tobytes() == crowd.descent.model.x.tobytes()
+    assert repr(again_.state()) == repr(crowd.descent.state())
 
 
 def answers(data: st.DataObject, worker: int, counts: bool = True) -> Any:
