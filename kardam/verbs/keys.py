@@ -38,7 +38,7 @@ role_option = click.option(
 keys_argument = click.argument("keys", type=click.Path(path_type=Path))
 
 
-@click.group("keys")
+@click.group("keys", short_help="Who may come: new, enroll, list, revoke, kit.")
 def keys_group() -> None:
     """Who may come to a server that others reach: it lets in only who is enrolled.
 
