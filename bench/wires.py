@@ -31,7 +31,7 @@ from kardam.records import Records
 from kardam.server import Server
 from kardam.server import serve as served
 from kardam.sessions import Sessions
-from kardam.shared import Pass, SharedDesk, SharedShelf, hand_over, taken_over
+from kardam.shared import Layout, SharedDesk, SharedShelf, hand_over, taken_over
 
 GAMMA = np.float32(1e-3)
 
@@ -262,7 +262,7 @@ def _admitted(door: str, index: int) -> SharedDesk:
         way.connect(door)
         way.sendall(str(index).encode())
         pair = taken_over(way)
-        desk = SharedDesk(Pass(**json.loads(way.recv(1024))), pair)
+        desk = SharedDesk(Layout(**json.loads(way.recv(1024))), pair)
     for descriptor in pair:
         os.close(descriptor)
     return desk

@@ -36,7 +36,7 @@ from kardam.messages import (
     Vector,
     Welcome,
 )
-from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_manifest, vector
+from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_manifest, digest, vector
 from kardam.rooms import Desk
 
 # Seconds. Ten beats without an answer, and the line is taken for dead; later while something is
@@ -127,7 +127,7 @@ class Link:
         desk: Desk | None = None,
     ) -> None:
         memory = desk.name if desk is not None else ""
-        self._hello = Hello(PROTOCOL, __version__, role, token, label, byzantine, (), memory)
+        self._hello = Hello(PROTOCOL, __version__, role, token, label, byzantine, (), memory=memory)
         # Where the server sees the same, as it says when it welcomes us.
         self._desk = desk
         # A factor around 1, so that a thousand workers do not beat as one.
@@ -137,6 +137,7 @@ class Link:
         # Whether the server has welcomed us on this line; before, it would not know who asks.
         self._welcomed = False
         self._manifest: Manifest | None = None
+        self._digest = ""
         self._heard = self._beat_at = 0.0
         self._request: Pull | Push | Query | None = None
         self._asked = 0.0
@@ -223,7 +224,7 @@ class Link:
         self._beat_at = now + self._jitter()
         self._assembly = None
         self._welcomed = self._credit = False
-        return [Say(replace(self._hello, holds=tuple(self._held)))]
+        return [Say(replace(self._hello, holds=tuple(self._held), digest=self._digest))]
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed."""
@@ -273,7 +274,7 @@ class Link:
         anew = self.terms is None or self.terms.epoch != welcome.epoch
         actions: list[Action] = []
         if anew:
-            self._manifest = decode_manifest(body)
+            self._manifest, self._digest = decode_manifest(body), digest(body)
             self._model, self._held = None, []
         self.terms, self._welcomed = welcome, True
         manifest = self._manifest

@@ -13,8 +13,9 @@ from typing import Any
 
 import zmq
 
-from kardam.client import KEEPALIVE
 from kardam.errors import Unreachable
+from kardam.gate import Gate, Locked, lock
+from kardam.line import KEEPALIVE
 from kardam.messages import Verdict
 from kardam.protocol import (
     CHUNK_BYTES,
@@ -25,6 +26,7 @@ from kardam.protocol import (
     decode_up,
     encode,
 )
+from kardam.ring import Key
 from kardam.sessions import Effect, Judge, Peer, Send, Sessions
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,8 @@ DRAIN_SECONDS = 5.0
 
 
 class Router:
-    """A ROUTER socket that never blocks, and calls `deliver(peer, frames)` for what comes.
+    """A ROUTER socket that never blocks, and calls `deliver(peer, key, frames)` for what comes; the
+    key is what the peer has proved to hold, empty where there is no CURVE.
 
     ZeroMQ's descriptor is edge-triggered: it may stay silent while messages wait. So the socket's
     own state is asked again after every read and write, and at every `look`.
@@ -69,10 +72,11 @@ class Router:
     def __init__(
         self,
         socket: zmq.Socket[bytes],
-        deliver: Callable[[Peer, list[memoryview]], None],
+        deliver: Callable[[Peer, Key, list[memoryview]], None],
         backlog: int = BACKLOG_MAX,
     ) -> None:
         self._socket = socket
+        self._locked = bool(socket.get(zmq.CURVE_SERVER))
         self._deliver = deliver
         self._most = backlog
         self._backlog: dict[Peer, deque[Sequence[Bytes]]] = {}
@@ -109,15 +113,17 @@ class Router:
     def _readable(self) -> bool:
         return bool(self._socket.poll(0, READABLE))
 
-    def _receive(self) -> tuple[Peer, list[memoryview]]:
+    def _receive(self) -> tuple[Peer, Key, list[memoryview]]:
         frame = self._socket.recv(NOW, copy=False)
+        # Of every message: a peer chooses its routing id, and can not choose this.
+        key = str(frame.get("User-Id")) if self._locked else ""
         peer = frame.bytes
         frames: list[memoryview] = []
         while frame.more:
             frame = self._socket.recv(NOW, copy=False)
             if len(frames) <= FRAMES_MAX:
                 frames.append(frame.buffer)
-        return peer, frames
+        return peer, key, frames
 
     def _retry(self, peer: Peer) -> None:
         waiting = self._backlog[peer]
@@ -152,8 +158,11 @@ class Server:
         observe: Observe,
         settle: Settle | None,
         seconds: float,
+        locked: Locked | None,
+        gate: Gate | None,
     ) -> None:
         self.sessions = sessions
+        self._locked, self._gate = locked, gate
         self.endpoint = endpoint
         self._observe = observe
         self._settle = settle
@@ -162,7 +171,9 @@ class Server:
         # Room for a model and the next, however large.
         chunks = sessions.descent.model.x.nbytes // CHUNK_BYTES
         self._router = Router(socket, self._deliver, BACKLOG_MAX + 2 * chunks)
-        self._descriptor = int(socket.get(zmq.FD))
+        self._descriptors = [int(socket.get(zmq.FD))]
+        if gate is not None:
+            self._descriptors.append(gate.descriptor)
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time() - seconds
         self._drained = asyncio.Event()
@@ -193,17 +204,21 @@ class Server:
 
     async def _run(self) -> None:
         """Look at the socket when it calls, and at the clock now and then; raises what crashed."""
-        self._loop.add_reader(self._descriptor, self._wake)
+        for descriptor in self._descriptors:
+            self._loop.add_reader(descriptor, self._wake)
         try:
+            self._enroll()
             self._look()
             while not self._crashed.done():
                 await asyncio.wait({self._crashed}, timeout=TICK)
+                self._enroll()
                 self._do(self.sessions.tick(self.now))
                 self._router.forget_all_but(self.sessions.peers)
                 self._look()
             self._crashed.result()
         finally:
-            self._loop.remove_reader(self._descriptor)
+            for descriptor in self._descriptors:
+                self._loop.remove_reader(descriptor)
 
     def _wake(self) -> None:
         # Where more was left it is our turn anyway, and twice in a round of the loop is too much.
@@ -215,23 +230,29 @@ class Server:
         if self._crashed.done():
             return
         try:
-            if self._router.look():
+            more = self._gate is not None and self._gate.look()
+            if self._router.look() or more:
                 self._more = True
                 self._loop.call_soon(self._look)
             self._release()
         except Exception as error:
             self._crashed.set_exception(error)
 
-    def _deliver(self, peer: Peer, frames: list[memoryview]) -> None:
+    def _enroll(self) -> None:
+        """Whoever was enrolled or revoked in the meantime is, from now on."""
+        if self._locked is not None:
+            self._do(self.sessions.enroll(self._locked.enrolled(), self.now))
+
+    def _deliver(self, peer: Peer, key: Key, frames: list[memoryview]) -> None:
         try:
             message, body = decode_up(frames)
         except VersionMismatch as mismatch:
             self._do(self.sessions.mismatched(peer, str(mismatch)))
         except ProtocolError as error:
             log.debug("%s sent what is no message: %s", peer.hex(), error)
-            self._do(self.sessions.violated())
+            self._do(self.sessions.violated(peer, key))
         else:
-            self._do(self.sessions.receive(peer, message, body, self.now))
+            self._do(self.sessions.receive(peer, message, body, self.now, key))
 
     def _do(self, effects: list[Effect]) -> None:
         pending = deque(effects)
@@ -273,14 +294,23 @@ async def serve(
     observe: Observe = lambda verdict, took: None,
     seconds: float = 0.0,
     settle: Settle | None = None,
+    locked: Locked | None = None,
 ) -> AsyncIterator[Server]:
     """Serve for as long as the block runs: ready inside, gone after; a crash comes out of it.
 
     `bind` is an endpoint like tcp://127.0.0.1:0, 0 for any free port; `seconds` have gone before.
     What `settle` is given for leaves after it has returned.
+    `locked`: under CURVE, for those alone who are enrolled.
     Raises Unreachable where the port is taken or the address is not ours.
     """
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(zmq.Context())
+        socket = stack.enter_context(context.socket(zmq.ROUTER))
+        gate = None
+        if locked is not None:
+            gate = Gate(context, sessions.knows)
+            stack.callback(gate.close)
+            lock(socket, locked.secret)
         socket.set(zmq.ROUTER_MANDATORY, 1)
         socket.set(zmq.SNDHWM, HIGH_WATER)
         socket.set(zmq.RCVHWM, HIGH_WATER)
@@ -293,9 +323,8 @@ async def serve(
         except zmq.ZMQError as error:
             free = "tcp://127.0.0.1:0 takes any free port"
             raise Unreachable(f"--bind {bind}: {zmq.strerror(error.errno or 0)}; {free}") from error
-        server = Server(
-            sessions, socket, socket.get_string(zmq.LAST_ENDPOINT), observe, settle, seconds
-        )
+        endpoint = socket.get_string(zmq.LAST_ENDPOINT)
+        server = Server(sessions, socket, endpoint, observe, settle, seconds, locked, gate)
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(server._run())

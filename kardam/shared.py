@@ -36,7 +36,7 @@ ROOMS_A_WORKER, ROOMS_BESIDES = 4, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class Layout:
     """What lets one worker see it, besides two descriptors: that of the models, and of its slot."""
 
     name: str
@@ -71,7 +71,7 @@ class SharedShelf:
         self.room, self.place = rooms.room, rooms.place
         self._slots: dict[WorkerId, Vector] = {}
 
-    def admit(self, worker: WorkerId) -> tuple[Pass, Pair]:
+    def admit(self, worker: WorkerId) -> tuple[Layout, Pair]:
         """A new slot for this worker, and what it needs to see all. Raises OSError."""
         slot = _file("kardam-slot", self._d * ITEM)
         try:
@@ -81,7 +81,7 @@ class SharedShelf:
             os.close(slot)
             raise
         self._slots[worker] = np.frombuffer(own, np.float32, self._d)
-        return Pass(self.name, self._d, self._count), Pair(self._models, slot)
+        return Layout(self.name, self._d, self._count), Pair(self._models, slot)
 
     def __contains__(self, worker: WorkerId) -> bool:
         return worker in self._slots
@@ -98,7 +98,7 @@ class SharedDesk:
     afterwards. Raises OSError where they are not what they should be.
     """
 
-    def __init__(self, by: Pass, pair: Pair) -> None:
+    def __init__(self, by: Layout, pair: Pair) -> None:
         self.name = by.name
         self._d, self._stride = by.d, _whole_pages(by.d * ITEM)
         self._models = mmap.mmap(pair.models, by.rooms * self._stride, access=mmap.ACCESS_READ)
@@ -125,7 +125,7 @@ def shelf(d: int, n: int) -> SharedShelf | None:
 
 
 def hand_over(way: socket.socket, pair: Pair) -> None:
-    """Pass the descriptors on, and close ours of the slot. Raises OSError where nobody takes any
+    """Layout the descriptors on, and close ours of the slot. Raises OSError where nobody takes any
     more: it does not wait.
     """
     try:

@@ -38,6 +38,7 @@ workers.tasks.task  workers.tasks.splits
 workers
 kardam.__main__
 kardam.verbs.serve  kardam.verbs.stats  kardam.verbs.checkpoint  kardam.verbs.report
+kardam.verbs.keys
 kardam.verbs.replay  kardam.verbs.explain
 kardam.verbs.printing
 kardam.verbs
@@ -57,17 +58,19 @@ kardam.plan  kardam.records  kardam.recovery
 kardam.recording
 kardam.tape
 kardam.logs
-kardam.client  kardam.recipe  kardam.checkpoint
+kardam.client  kardam.recipe  kardam.checkpoint  kardam.kits
+kardam.line  kardam.gate
 kardam.sessions  kardam.link  kardam.replay
+kardam.roll
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.trusted
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
 kardam.gathering.rivals  kardam.consensus  kardam.throttle
-kardam.gathering.gathering  kardam.stage
+kardam.gathering.gathering  kardam.stage  kardam.probation
 kardam.aggregators  kardam.lens  kardam.uploads
 kardam.rooms
 kardam.growth  kardam.protocol  kardam.events  kardam.fingerprint
-kardam.places
+kardam.places  kardam.ring
 kardam.sweep
 kardam.help
 kardam.messages  kardam.spec  kardam.state  kardam.pages
@@ -97,6 +100,9 @@ SHELLS |= {
     "kardam.live",
     "kardam.experiment",
     "kardam.flags",
+    "kardam.kits",
+    "kardam.line",
+    "kardam.gate",
 }
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
 DOCTOR = {"kardam.doctor.machine", "kardam.doctor.endpoint"}
@@ -112,7 +118,7 @@ TORCH |= {f"workers.tasks.{name}" for name in ("task", "trial", "digits", "npz",
 DOORS = {
     "aiohttp": {"kardam.telemetry"},
     "prometheus_client": {"kardam.exposition"},
-    "zmq": {"kardam.client", "kardam.server", *DOCTOR},
+    "zmq": {*(f"kardam.{name}" for name in ("client", "server", "line", "gate", "kits")), *DOCTOR},
     "msgpack": {"kardam.protocol"},
     "torch": TORCH,
     "sklearn": {"workers.tasks.digits"},
@@ -145,7 +151,10 @@ DOORS = {
         *{"workers.nursery", "workers.swarm", *DOCTOR},
     },
     "logging": {
-        *(f"kardam.{name}" for name in ("client", "server", "scribe", "daemon", "__main__")),
+        *(
+            f"kardam.{name}"
+            for name in ("client", "server", "gate", "scribe", "daemon", "__main__")
+        ),
         *{"kardam.shared", "workers.swarm"},
     },
     "pickle": set(),

@@ -16,7 +16,7 @@ import zmq
 from kardam import daemon
 from kardam.client import Client, Halted, check_endpoint, enrol, reach
 from kardam.errors import Denied, Unreachable, UsageError
-from kardam.keys import published
+from kardam.keys import Pass, published
 from kardam.messages import Gradient, Hello, Manifest, Part, Pull, Query
 from kardam.protocol import CHUNK_BYTES, PROTOCOL, decode_down, encode
 from kardam.recipe import Recipe
@@ -241,9 +241,9 @@ async def test_who_leaves_at_once_says_goodbye_all_the_same() -> None:
 async def test_an_operator_reads_the_books_over_the_wire() -> None:
     async with serve(sessions(), ANY_PORT) as server, worker(server, 2, label="slow"):
         with daemon.published(server):
-            token = published(server.endpoint)
-            assert token == server.sessions.tokens.operator
-            client = Client(server.endpoint, "operator", token=token)
+            shows = published(server.endpoint)
+            assert shows == Pass(server.sessions.tokens.operator)
+            client = Client(server.endpoint, "operator", token=shows.token)
             await asyncio.to_thread(client.__enter__)
             books = await asyncio.to_thread(client.query)
             await asyncio.to_thread(client.close)
@@ -300,7 +300,7 @@ async def test_a_worker_comes_back_by_itself_to_a_server_that_was_restarted() ->
         epoch = client.epoch
         server.sessions.halt = lambda reason: []  # type: ignore[method-assign]  # as if killed
     second = sessions()
-    second.tokens = first.tokens
+    second._roll.tokens = first.tokens
     async with serve(second, endpoint):
         late = Gradient(0, lease.ticket, np.ones(3, np.float32))
         judged = await asyncio.to_thread(client.push, late)
@@ -370,10 +370,10 @@ def test_the_operators_token_is_for_this_user_alone(tmp_path: Any, monkeypatch: 
     from kardam.keys import publish
 
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    path = publish("tcp://127.0.0.1:5555", "secret")
+    path = publish("tcp://127.0.0.1:5555", Pass("secret"))
     assert os.stat(path).st_mode & 0o777 == 0o600
     assert os.stat(path.parent).st_mode & 0o777 == 0o700
-    assert published("tcp://127.0.0.1:5555") == "secret"
+    assert published("tcp://127.0.0.1:5555") == Pass("secret")
     assert published("tcp://127.0.0.1:5556") is None
 
 

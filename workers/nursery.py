@@ -23,7 +23,8 @@ import torch
 
 from kardam import pages
 from kardam.errors import KardamError
-from kardam.shared import Pair, Pass, SharedDesk, taken_over
+from kardam.keys import Pass
+from kardam.shared import Layout, Pair, SharedDesk, taken_over
 from workers.board import Board, shared
 from workers.crew import Member
 from workers.objective import Network
@@ -110,17 +111,25 @@ class Nursery:
             signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
             threading.Thread(target=_follow, args=(self._lifeline,), daemon=True).start()
             match order:
-                case {"order": "work", "member": member, "memory": memory, "name": _, **rest}:
+                case {
+                    "order": "work",
+                    "member": member,
+                    "memory": memory,
+                    "name": _,
+                    "shows": shows,
+                    **rest,
+                }:
                     work(
+                        shows=Pass.of(*shows),
                         member=Member(**member),
                         network=self._network,
                         shares=self._shares,
                         board=board,
-                        desk=SharedDesk(Pass(**memory), pair) if pair is not None else None,
+                        desk=SharedDesk(Layout(**memory), pair) if pair is not None else None,
                         **rest,
                     )
-                case {"order": "evaluate", "name": _, **rest}:
-                    evaluate(network=self._network, **rest)
+                case {"order": "evaluate", "name": _, "shows": shows, **rest}:
+                    evaluate(shows=Pass.of(*shows), network=self._network, **rest)
                 case _:
                     raise ValueError(f"no such order: {order}")
             code = 0

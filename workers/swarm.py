@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from kardam.errors import raise_by_code
+from kardam.keys import Pass
 from kardam.messages import Manifest, Vector
-from kardam.shared import Pass, SharedShelf, hand_over
+from kardam.shared import Layout, SharedShelf, hand_over
 from workers.crew import Member
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Swarm:
         self,
         member: Member,
         endpoint: str,
-        token: str,
+        shows: Pass,
         patience: float,
         shelf: SharedShelf | None = None,
     ) -> None:
@@ -92,11 +93,11 @@ class Swarm:
             member=asdict(member),
             memory=asdict(memory) if memory is not None else None,
             endpoint=endpoint,
-            token=token,
+            shows=shows,
             patience=patience,
         )
 
-    def _admit(self, member: Member, shelf: SharedShelf) -> Pass | None:
+    def _admit(self, member: Member, shelf: SharedShelf) -> Layout | None:
         try:
             memory, pair = shelf.admit(member.index)
             hand_over(self._way, pair)
@@ -107,10 +108,10 @@ class Swarm:
             return None
         return memory
 
-    def evaluate(self, endpoint: str, token: str, every: float, patience: float) -> None:
+    def evaluate(self, endpoint: str, shows: Pass, every: float, patience: float) -> None:
         """Start an evaluator."""
         self._order(
-            "evaluate", EVALUATOR, every=every, endpoint=endpoint, token=token, patience=patience
+            "evaluate", EVALUATOR, every=every, endpoint=endpoint, shows=shows, patience=patience
         )
 
     def _order(self, order: str, name: str, **rest: Any) -> None:

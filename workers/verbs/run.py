@@ -90,13 +90,10 @@ async def run(plan: Plan, members: list[Member], quiet: bool, shares: bool = Tru
             server = running.server
             if memory is not None:
                 server.sessions.share(memory)
-            tokens = server.sessions.tokens
-            hands.evaluate(server.endpoint, tokens.evaluator, EVALUATE_EVERY, PATIENCE)
+            hands.evaluate(server.endpoint, running.evaluator(), EVALUATE_EVERY, PATIENCE)
             for member in members:
-                token = server.sessions.expect(
-                    member.index, member.label, member.byzantine, server.now
-                )
-                hands.work(member, server.endpoint, token, PATIENCE, memory)
+                shows = running.worker(member.index, member.label, member.byzantine)
+                hands.work(member, server.endpoint, shows, PATIENCE, memory)
             if not quiet:
                 announce(running, plan, join=False)
             elif running.link:
