@@ -155,8 +155,8 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
             with _records(plan, before) as records, published(server):
                 records.environment(_environment(server))
                 run = Run(server, plan.until, Scribe(sessions, records, plan.every, seconds), asked)
+                run.scribe.begin(server.now)
                 async with _dashboard(run, door):
-                    await run.scribe.begin(server.now)
                     yield run
 
 

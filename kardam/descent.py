@@ -24,6 +24,9 @@ from kardam.rates import Rate
 from kardam.stage import Reading, Stage
 from kardam.state import State, Stateful
 
+# More than there will ever be between a state and the end of the process that told it.
+TICKETS = 2**32
+
 # One in work and one fetched ahead; it bounds the old models that are kept alive, 2n of them.
 LOANS_MAX = 2
 
@@ -226,7 +229,7 @@ class Descent(Stateful):
 
     def state(self) -> State:
         """Everything but the open loans: after a restart those are gone, and an answer to one is
-        `unasked`, since no ticket is given out twice.
+        `unasked`. (See `skip` for those that were lent after this was told.)
         """
         return {
             "knobs": dict(self._knobs),
@@ -265,6 +268,12 @@ class Descent(Stateful):
         self.dampening.restore(state["dampening"])
         self.gathering.restore(state["gathering"])
         self.optimizer.restore(state["optimizer"])
+
+    def skip(self) -> None:
+        """Lend on beyond every ticket that may be out, of the process that this one goes on for:
+        who still holds one must not be taken for who was lent another.
+        """
+        self._tickets += TICKETS
 
     # --- records ---
 

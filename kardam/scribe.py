@@ -51,10 +51,12 @@ class Scribe:
         """One judged gradient."""
         self._records.verdict(verdict, now)
 
-    async def begin(self, now: float) -> None:
-        """Keep the beginning, so that from now on there is something to go on from."""
+    def begin(self, now: float) -> None:
+        """Keep the beginning, so that from now on there is something to go on from: at once, and
+        not in a thread, for until then nobody may be told what the next server would not know.
+        """
         with self._saying("checkpoint"):
-            self.kept = await self._checkpoint(now)
+            self.kept = self._keep(*self._standing(now))
 
     def due(self, now: float) -> bool:
         """Whether it is time for a checkpoint: by what was wished, and soon after somebody joined,
@@ -104,6 +106,9 @@ class Scribe:
 
     def _checkpoint(self, now: float) -> asyncio.Task[Path]:
         """What the server knows at this moment, on its way to the disk."""
+        return asyncio.create_task(asyncio.to_thread(self._keep, *self._standing(now)))
+
+    def _standing(self, now: float) -> tuple[Manifest, Model, State]:
         model = self.sessions.descent.model
         state = {
             "sessions": self.sessions.state(),
@@ -112,8 +117,7 @@ class Scribe:
         }
         self._kept_at, self._kept_updates = now, model.version
         self._kept_issues = self.sessions.tokens.issues
-        manifest = self.sessions.terms.manifest
-        return asyncio.create_task(asyncio.to_thread(self._keep, manifest, model, state))
+        return self.sessions.terms.manifest, model, state
 
     def _keep(self, manifest: Manifest, model: Model, state: State) -> Path:
         began = time.perf_counter()

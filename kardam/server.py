@@ -25,7 +25,7 @@ from kardam.protocol import (
     decode_up,
     encode,
 )
-from kardam.sessions import Effect, Judge, Peer, Send, Sessions
+from kardam.sessions import Effect, Judge, Note, Peer, Send, Sessions
 
 log = logging.getLogger(__name__)
 
@@ -228,6 +228,8 @@ class Server:
                     took = time.perf_counter() - began
                     pending.extend(self.sessions.judged(verdict, self.now))
                     self._observe(verdict, took)
+                case Note(verdict=verdict):
+                    self._observe(verdict, 0.0)
         if self.sessions.drained:
             self._drained.set()
 

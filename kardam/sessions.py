@@ -60,7 +60,9 @@ GONE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a server tells its workers; `quorum` of them must be there for models to go out."""
+    """What a server tells its workers; `quorum` of them must be there for models to go out. Vectors
+    travel in chunks of so many bytes.
+    """
 
     manifest: Manifest
     epoch: str
@@ -68,6 +70,7 @@ class Terms:
     task: str
     quorum: int = 1
     split: str = "iid"
+    chunk: int = CHUNK_BYTES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +89,14 @@ class Judge:
     gradient: Gradient
 
 
-Effect = Send | Judge
+@dataclass(frozen=True, slots=True)
+class Note:
+    """To do: write this verdict down. Nothing was judged: the gradient never came, or not whole."""
+
+    verdict: Verdict
+
+
+Effect = Send | Judge | Note
 
 
 @dataclass(slots=True, eq=False)
@@ -122,7 +132,7 @@ class Sessions:
         self._sessions: dict[Peer, Session] = {}
         self._workers: dict[WorkerId, Session] = {}
         self._places = Places(descent.n, tokens.issued, now)
-        self._uploads = Uploads(descent.model.x.size)
+        self._uploads = Uploads(descent.model.x.size, descent.f, terms.chunk)
         # Who asked for a model, and when.
         self._waiting: dict[WorkerId, tuple[Pull, float]] = {}
         self._manifest = encode_manifest(terms.manifest)
@@ -278,7 +288,7 @@ class Sessions:
             task=self.terms.task,
             split=self.terms.split,
             beat=BEAT,
-            chunk=CHUNK_BYTES,
+            chunk=self.terms.chunk,
         )
         effects.append(Send(peer, welcome, self._manifest))
         return effects + self._grant(now) + self._serve_waiting(now)
@@ -340,11 +350,11 @@ class Sessions:
         model = self.descent.model
         if have == model.version:
             return [Send(peer, Lent(ticket, model.version, 0))]
-        body = model.x.data.cast("B")
-        if len(body) <= CHUNK_BYTES:
+        body, chunk = model.x.data.cast("B"), self.terms.chunk
+        if len(body) <= chunk:
             self.stats.moved(0, len(body), now)
             return [Send(peer, Lent(ticket, model.version, 0), body)]
-        parts = [body[at : at + CHUNK_BYTES] for at in range(0, len(body), CHUNK_BYTES)]
+        parts = [body[at : at + chunk] for at in range(0, len(body), chunk)]
         self.stats.moved(0, len(body), now)
         return [
             Send(peer, Lent(ticket, model.version, len(parts))),
@@ -396,7 +406,8 @@ class Sessions:
         return self._refuse(upload.worker, upload.push.ticket, rule, now)
 
     def _refuse(self, worker: WorkerId, ticket: int, rule: str, now: float) -> list[Effect]:
-        return self.judged(self.descent.refuse(worker, ticket, rule), now)
+        verdict = self.descent.refuse(worker, ticket, rule)
+        return [Note(verdict), *self.judged(verdict, now)]
 
     # --- the books ---
 
@@ -442,6 +453,7 @@ class Sessions:
     def restore(self, state: State, now: float) -> None:
         """Go on from there. Requires that nobody said hello yet; who has a token is expected."""
         self.descent.restore(state["descent"])
+        self.descent.skip()
         self.stats.restore(state["stats"])
         self.tokens.restore(state["tokens"])
         self._places = Places(self.descent.n, self.tokens.issued, now)

@@ -16,7 +16,12 @@ PLAN = """
 workers.__main__
 workers.laboratory
 workers.swarm  workers.nursery
-workers.simulation  workers.process  workers.training
+workers.simulation  workers.process  workers.training  workers.faults
+workers.faults.play
+workers.faults.machine  workers.faults.host
+workers.faults.promises
+workers.faults.lines
+workers.faults.clock  workers.faults.weather
 workers.examples.images  workers.examples.text  workers.examples.mails  workers.examples.movies
 workers.examples
 workers.crew  workers.objective  workers.tensors

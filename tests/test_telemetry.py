@@ -70,7 +70,7 @@ async def served() -> AsyncIterator[Served]:
         ):
             scribe = Scribe(server.sessions, records, Every(), 0.0)
             page = Page(server, scribe)
-            await scribe.begin(server.now)
+            scribe.begin(server.now)
             async with serving(page, door) as link:
                 address, _, key = link.partition("#")
                 assert key == page.key

@@ -15,9 +15,9 @@ import numpy as np
 from kardam.keys import Tokens
 from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Vanish
 from kardam.messages import Declared, Down, Gradient, Judged, Manifest, Role, Up, Vector
-from kardam.protocol import Bytes, ProtocolError, decode_down, decode_up, encode
+from kardam.protocol import CHUNK_BYTES, Bytes, ProtocolError, decode_down, decode_up, encode
 from kardam.recipe import Recipe
-from kardam.sessions import Effect, Judge, Peer, Send, Sessions, Terms
+from kardam.sessions import Effect, Judge, Note, Peer, Send, Sessions, Terms
 from kardam.stats import Stats
 
 T = TypeVar("T", bound=News)
@@ -54,8 +54,9 @@ class Town:
         quorum: int = 1,
         preset: str = "none",
         gather: str = "arrival",
+        chunk: int = CHUNK_BYTES,
     ) -> None:
-        self.n, self.d = n, d
+        self.n, self.d, self.chunk = n, d, chunk
         self.now = 0.0
         self.quorum = quorum
         self.preset = preset
@@ -78,6 +79,7 @@ class Town:
             task="digits",
             quorum=self.quorum,
             split="by_label",
+            chunk=self.chunk,
         )
         self.sessions = Sessions(descent, Stats(self.n, recipe.f), self.tokens, terms, self.now)
 
@@ -193,6 +195,8 @@ class Town:
                 case Judge(gradient=gradient):
                     verdict = self.sessions.descent.receive(gradient)
                     pending.extend(self.sessions.judged(verdict, self.now))
+                case Note():
+                    pass
 
     def _downward(
         self, peer: Peer, frames: list[Bytes], wire: deque[Callable[[], None]]
