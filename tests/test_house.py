@@ -14,6 +14,10 @@ HOUSE = Path(__file__).parent.parent
 # From the roof to the ground. A module imports from below its own line; beside itself, nothing.
 PLAN = """
 workers.__main__
+workers.verbs.run  workers.verbs.serve  workers.verbs.simulate
+workers.verbs.work  workers.verbs.new
+workers.verbs.options  workers.verbs.evaluation
+workers.verbs
 workers.laboratory
 workers.swarm  workers.nursery
 workers.simulation  workers.process  workers.training  workers.faults
@@ -36,6 +40,9 @@ workers.tasks.digits  workers.tasks.npz  workers.tasks.synthetic  workers.tasks.
 workers.tasks.task  workers.tasks.splits
 workers
 kardam.__main__
+kardam.verbs.serve  kardam.verbs.stats  kardam.verbs.checkpoint  kardam.verbs.report
+kardam.verbs.printing
+kardam.verbs
 kardam.report
 kardam.flags  kardam.daemon  kardam.live  kardam.figures
 kardam.telemetry
@@ -70,6 +77,7 @@ SHELLS |= {
 }
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
 MAINS = {"kardam.__main__", "workers.__main__"}
+MAINS |= {name for name in PLAN.split() if ".verbs." in name}
 TORCH = {"workers.tasks", "workers.objective", "workers.process", "workers.nursery"}
 TORCH |= {"workers.parameters", "workers.training", "workers.tensors"}
 TORCH |= {f"workers.examples.{name}" for name in ("images", "text", "mails", "movies")}
@@ -99,7 +107,7 @@ DOORS = {
         *{"workers.swarm", *MAINS},
     },
     "time": {
-        *(f"kardam.{name}" for name in ("client", "server", "scribe", "telemetry", "__main__")),
+        *(f"kardam.{name}" for name in ("client", "server", "scribe", "telemetry", "verbs.stats")),
         *{"workers.process", "workers.nursery"},
     },
     "random": {"kardam.client"},

@@ -1,0 +1,64 @@
+"""What verbs print: where a server is, the books, how a run ended. Never in here: a flag."""
+
+import json
+import shlex
+import sys
+from typing import NoReturn
+
+import click
+from rich.console import Console
+
+from kardam import __version__, daemon, view
+from kardam.outcome import Outcome
+from kardam.plan import Plan
+from kardam.spec import is_import_path, reads_file
+from kardam.view import Books
+
+# Columns, where standard output is no terminal.
+PLAIN_WIDTH = 140
+
+
+def announce(run: daemon.Run, plan: Plan, join: bool = True) -> None:
+    """What is served, and the lines to paste."""
+    endpoint, d = run.server.endpoint, run.server.sessions.terms.manifest.d
+    recipe = plan.recipe
+    # A worker imports no code and reads no file that its owner did not name.
+    theirs = is_import_path(plan.task) or reads_file(plan.task, "--task")
+    task = f" --task {shlex.quote(plan.task)}" if theirs else ""
+    lines = [
+        f"kardam {__version__} serves {d:,} numbers to {recipe.n} workers, f={recipe.f}",
+        f"  filter:    {recipe.filter}",
+        *[f"  a worker:  kardam work {endpoint}{task}"] * join,
+        f"  a look:    kardam stats {endpoint}",
+        *[f"  a page:    {run.link}"] * bool(run.link),
+        f"  records:   {plan.out}",
+        *[f"  goes on from {plan.checkpoint}"] * (plan.checkpoint is not None),
+    ]
+    click.echo("\n".join(lines), err=True)
+
+
+def show(books: Books, as_json: bool) -> None:
+    """The books: tables for eyes, or one object for programs."""
+    if as_json:
+        click.echo(json.dumps(books))
+    else:
+        # A pipe has no width, and wants whole lines.
+        wide = None if sys.stdout.isatty() else PLAIN_WIDTH
+        Console(width=wide).print(view.report(books))
+
+
+def print_experiment(experiment: str) -> NoReturn:
+    """What --dry-run is for."""
+    click.echo(experiment, nl=False)
+    sys.exit(0)
+
+
+def finish(outcome: Outcome, as_json: bool) -> NoReturn:
+    """Print how it ended and what of it is kept, and exit with its code."""
+    show(outcome.books, as_json)
+    click.echo(f"ended: {outcome.ending.why}", err=True)
+    if outcome.kept is not None:
+        click.echo(f"kept:  {outcome.kept}; to go on: --resume {outcome.folder}", err=True)
+    for words in outcome.unwritten:
+        click.echo(f"lost:  {words}", err=True)
+    sys.exit(outcome.code)

@@ -1,0 +1,54 @@
+"""kardam stats: the books of a server, once or again and again."""
+
+import contextlib
+import time
+
+import click
+
+from kardam import live
+from kardam.client import Client, Halted, check_endpoint, reach
+from kardam.errors import UsageError
+from kardam.flags import json_option
+from kardam.keys import published
+from kardam.verbs.printing import show
+
+
+@click.command("stats")
+@click.argument("endpoint")
+@click.option("--token", help="The operator's. [default: what this user's server left here]")
+@click.option("--watch", is_flag=True, help="Again and again, until the run ends or Ctrl-C.")
+@click.option(
+    "--every", type=float, default=1.0, show_default=True, help="Seconds between two looks."
+)
+@json_option
+def stats_command(
+    endpoint: str, token: str | None, watch: bool, every: float, as_json: bool
+) -> None:
+    """What the server at ENDPOINT has done so far, and every worker's row.
+
+    \b
+    Examples:
+      kardam stats tcp://127.0.0.1:5555
+      kardam stats tcp://127.0.0.1:5555 --watch
+    """
+    if not every > 0:
+        raise UsageError(f"--every: expected more than 0 seconds, got {every:g}")
+    reach(check_endpoint(endpoint), seconds=3.0)
+    secret = token or published(endpoint)
+    if secret is None:
+        raise UsageError(
+            f"no operator's token for {endpoint} here: be the user who started it, on its machine,"
+            " or give --token"
+        )
+    with Client(endpoint, "operator", token=secret, patience=5.0) as client:
+        if watch:
+            _watch(client, every, as_json)
+        else:
+            show(client.query(), as_json)
+
+
+def _watch(client: Client, every: float, as_json: bool) -> None:
+    with live.Board(as_json) as board, contextlib.suppress(Halted, KeyboardInterrupt):
+        while True:
+            board.show(client.query())
+            time.sleep(every)

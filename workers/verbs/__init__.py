@@ -1,0 +1,1 @@
+"""The verbs that know tasks, workers and lies, a file each."""

@@ -1,0 +1,30 @@
+"""What run and serve wait for at the end: the newest model evaluated, and who died."""
+
+import asyncio
+
+from kardam.server import Server
+from kardam.view import Books
+from workers.swarm import EVALUATOR, Swarm
+
+# Seconds between two evaluations of the held-out data.
+EVALUATE_EVERY = 0.5
+
+# Seconds without a word from the server after which a process of ours gives up.
+PATIENCE = 30.0
+
+# Seconds that the newest model may wait for its evaluation at the end.
+EVALUATION_SECONDS = 10.0
+
+
+async def last_evaluation(server: Server, hands: Swarm) -> None:
+    """Wait until the newest model is evaluated, but not for long, and not for a dead evaluator."""
+    stats = server.sessions.stats
+    until = server.now + EVALUATION_SECONDS
+    while server.now < until and EVALUATOR not in hands.deaths:
+        if stats.held_out and stats.held_out[-1][0] >= stats.updates:
+            break
+        await asyncio.sleep(EVALUATE_EVERY / 10)
+
+
+def with_deaths(books: Books, hands: Swarm) -> Books:
+    return {**books, "deaths": {name: str(fate) for name, fate in hands.deaths.items()}}
