@@ -71,7 +71,7 @@ class Play:
                 outages="" if lies else scenario.outages,
             )
             # In rounds there is no model to fetch ahead.
-            ahead = chance.random() < 0.3 and not lies and scenario.gather != "synchronous"
+            ahead = chance.random() < 0.5 and not lies and scenario.gather != "synchronous"
             self.hosts.append(
                 (Rogue if rogue else Ahead if ahead else Host)(
                     index,
