@@ -18,7 +18,7 @@ from kardam.errors import UsageError
 from kardam.gathering import Buffered, Gathering, OnArrival, weighted
 from kardam.growth import Change, Evidence, History, Trace
 from kardam.lens import Exact, Lens, Step
-from kardam.messages import Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
+from kardam.messages import UNASKED, Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
 from kardam.optimizers import SGD, Optimizer
 from kardam.rates import Rate
 from kardam.stage import Reading, Stage
@@ -138,7 +138,7 @@ class Descent(Stateful):
         """
         loan = self._give_back(gradient.worker, gradient.ticket)
         if loan is None:
-            return self._verdict(gradient, Refusal("unasked"))
+            return self._verdict(gradient, Refusal(UNASKED))
         if gradient.g.shape != self.model.x.shape or gradient.g.dtype != np.float32:
             return self._verdict(gradient, Refusal("malformed"), loan)
         evidence = self._measure(gradient, loan)

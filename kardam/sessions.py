@@ -13,6 +13,7 @@ from kardam import __version__
 from kardam.descent import Descent
 from kardam.keys import Tokens
 from kardam.messages import (
+    UNASKED,
     Activity,
     Again,
     Beat,
@@ -45,7 +46,7 @@ from kardam.messages import (
 from kardam.places import VACANT, Places
 from kardam.protocol import CHUNK_BYTES, Bytes, encode_manifest, vector
 from kardam.state import State
-from kardam.stats import Stats
+from kardam.stats import Stats, answers
 from kardam.uploads import Upload, Uploads
 
 # What the socket calls a peer; random at each connection, and nobody's identity.
@@ -371,7 +372,7 @@ class Sessions:
             return self.violated()
         session.then = Pull(push.have) if push.have is not None else None
         if self.descent.lent(worker, push.ticket) is None:
-            return self._refuse(worker, push.ticket, "unasked", now)
+            return self._refuse(worker, push.ticket, UNASKED, now)
         if not len(body):
             self._uploads.ask(worker, push, now)
             return self._grant(now)
@@ -407,7 +408,9 @@ class Sessions:
 
     def _refuse(self, worker: WorkerId, ticket: int, rule: str, now: float) -> list[Effect]:
         verdict = self.descent.refuse(worker, ticket, rule)
-        return [Note(verdict), *self.judged(verdict, now)]
+        # Counted, but not written down where it answers nothing: no liar fills the disk.
+        note: list[Effect] = [Note(verdict)] if answers(verdict) else []
+        return note + self.judged(verdict, now)
 
     # --- the books ---
 

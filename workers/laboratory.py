@@ -16,7 +16,7 @@ from kardam.outcome import Ending, Outcome, ending_of
 from kardam.plan import Until
 from kardam.recipe import Recipe
 from kardam.records import Records
-from kardam.stats import Stats
+from kardam.stats import Stats, answers
 from workers.crew import Member
 from workers.objective import Network, root_of
 from workers.simulation import hire, secrets, simulate
@@ -74,7 +74,8 @@ class Experiment:
 
     def _observe(self, verdict: Verdict) -> None:
         self._stats.record(verdict, self._now)
-        self._records.verdict(verdict, self._now)
+        if answers(verdict):
+            self._records.verdict(verdict, self._now)
         if self._now >= self._measure_at:
             self._measure_at = self._now + MEASURE
             self._measure()

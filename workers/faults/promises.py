@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kardam.descent import LOANS_MAX
-from kardam.messages import Denied, Down, Gradient, Judged, Lent, Vector, Verdict, WorkerId
+from kardam.messages import UNASKED, Denied, Down, Gradient, Judged, Lent, Vector, Verdict, WorkerId
 from kardam.sessions import Sessions
 from workers.faults.lines import Line
 
@@ -151,7 +151,8 @@ class Promises:
         last = journal[-1].updates if journal else 0
         self._must(last == version, f"the journal ends at {last}, and the model is {version}")
         refused = Counter(v.rule for v in journal if not v.admitted)
-        self._must(stats.total.refused == refused, f"{stats.total.refused}, journal: {refused}")
+        booked = stats.total.refused - Counter({UNASKED: stats.total.refused[UNASKED]})
+        self._must(booked == refused, f"refused {booked}, journal: {refused}")
         self._must(
             (stats.total.delivered, stats.total.admitted)
             == (len(journal), sum(v.admitted for v in journal)),
@@ -159,8 +160,8 @@ class Promises:
         )
         for worker, row in stats.workers.items():
             theirs = [v.admitted for v in journal if v.worker == worker]
-            booked = row.tally.delivered, row.tally.admitted
-            self._must(booked == (len(theirs), sum(theirs)), f"worker {worker}: {booked}")
+            their = row.tally.delivered, row.tally.admitted
+            self._must(their == (len(theirs), sum(theirs)), f"worker {worker}: {their}")
         weights = [v.weight for v in journal if v.admitted]
         self._must(all(math.isfinite(w) and w >= 0 for w in weights), "a weight is no number")
 
