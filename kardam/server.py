@@ -8,23 +8,23 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import zmq
 
-from kardam.client import KEEPALIVE
+from kardam import memory
+from kardam.complaints import Complaints
 from kardam.errors import Unreachable
 from kardam.messages import Verdict
 from kardam.protocol import (
     CHUNK_BYTES,
-    HEADER_BYTES_MAX,
-    Bytes,
     ProtocolError,
     VersionMismatch,
     decode_up,
     encode,
 )
+from kardam.router import BACKLOG_MAX, Router, bound
 from kardam.sessions import Effect, Judge, Note, Peer, Send, Sessions
 
 log = logging.getLogger(__name__)
@@ -35,107 +35,9 @@ Observe = Callable[[Verdict, float], None]
 # Seconds between looks at the clock: for deadlines, and for a socket that should have woken us.
 TICK = 0.2
 
-# Messages in one go, before other tasks have their turn.
-BUDGET = 64
-
-# A peer for whom so many messages wait here does not read; what waits is thrown away.
-BACKLOG_MAX = 1024
-
-# Messages of one peer that may wait inside ZeroMQ, each way; each may be a chunk.
-HIGH_WATER = 16
-
-# Flags as plain numbers: pyzmq's own, which are enumerations, cost a microsecond each to combine.
-NOW, MORE, READABLE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
-
-# After the routing id. Further frames are read, since they came, and thrown away.
-FRAMES_MAX = 2
-
-# The last words may take so long, in milliseconds; uploads under way at the end, in seconds.
-LINGER_MS = 1000
+# Seconds for uploads that are under way at the end; and until a port that was given up is free.
 DRAIN_SECONDS = 5.0
-
-
-class Router:
-    """A ROUTER socket that never blocks, and calls `deliver(peer, frames)` for what comes.
-
-    ZeroMQ's descriptor is edge-triggered: it may stay silent while messages wait. So the socket's
-    own state is asked again after every read and write, and at every `look`.
-    """
-
-    def __init__(
-        self,
-        socket: zmq.Socket[bytes],
-        deliver: Callable[[Peer, list[memoryview]], None],
-        backlog: int = BACKLOG_MAX,
-    ) -> None:
-        self._socket = socket
-        self._deliver = deliver
-        self._most = backlog
-        self._backlog: dict[Peer, deque[Sequence[Bytes]]] = {}
-
-    def send(self, peer: Peer, frames: Sequence[Bytes]) -> None:
-        """Now, or as soon as the peer has room, in order; not at all where it is gone."""
-        waiting = self._backlog.get(peer)
-        if waiting is not None:
-            waiting.append(frames)
-            if len(waiting) > self._most:
-                log.warning("a peer does not read: %d messages to it are dropped", len(waiting))
-                del self._backlog[peer]
-        elif not self._try(peer, frames):
-            self._backlog[peer] = deque([frames])
-
-    def forget_all_but(self, peers: Collection[Peer]) -> None:
-        """Nobody else gets what waits for him, but for one last word."""
-        for peer in [p for p, waiting in self._backlog.items() if len(waiting) > 1]:
-            if peer not in peers:
-                del self._backlog[peer]
-
-    def look(self) -> bool:
-        """Read up to BUDGET messages, write what waits; whether there is more to read."""
-        left = BUDGET
-        # To ask costs half of a receive that fails.
-        while (more := self._readable()) and left > 0:
-            self._deliver(*self._receive())
-            left -= 1
-        if self._backlog:
-            for peer in list(self._backlog):
-                self._retry(peer)
-            more = self._readable()
-        return more
-
-    def _readable(self) -> bool:
-        return bool(self._socket.poll(0, READABLE))
-
-    def _receive(self) -> tuple[Peer, list[memoryview]]:
-        frame = self._socket.recv(NOW, copy=False)
-        peer = frame.bytes
-        frames: list[memoryview] = []
-        while frame.more:
-            frame = self._socket.recv(NOW, copy=False)
-            if len(frames) <= FRAMES_MAX:
-                frames.append(frame.buffer)
-        return peer, frames
-
-    def _retry(self, peer: Peer) -> None:
-        waiting = self._backlog[peer]
-        while waiting and self._try(peer, waiting[0]):
-            waiting.popleft()
-        if not waiting:
-            del self._backlog[peer]
-
-    def _try(self, peer: Peer, frames: Sequence[Bytes]) -> bool:
-        """Whether the message is off our hands: sent, or for nobody."""
-        try:
-            self._socket.send(peer, MORE)
-            for frame in frames[:-1]:
-                self._socket.send(frame, MORE)
-            self._socket.send(frames[-1], NOW, copy=False)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-        return True
+REBIND_SECONDS = 5.0
 
 
 class Server:
@@ -144,18 +46,22 @@ class Server:
     def __init__(
         self,
         sessions: Sessions,
-        socket: zmq.Socket[bytes],
-        endpoint: str,
+        context: zmq.Context[zmq.Socket[bytes]],
+        bind: str,
         observe: Observe,
         seconds: float,
+        memory_limit: int | None,
     ) -> None:
         self.sessions = sessions
-        self.endpoint = endpoint
         self._observe = observe
-        # Room for a model and the next, however large.
-        chunks = sessions.descent.model.x.nbytes // CHUNK_BYTES
-        self._router = Router(socket, self._deliver, BACKLOG_MAX + 2 * chunks)
-        self._descriptor = int(socket.get(zmq.FD))
+        self._context = context
+        self._open(bind)
+        self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
+        self._watch = memory.Watch(sessions.explained, memory_limit)
+        # How often the socket was closed, with all that lay in it, because of what lay in it.
+        self.relieved = 0
+        self._complaints = Complaints()
+        self._violations = sessions.stats.violations
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time() - seconds
         self._drained = asyncio.Event()
@@ -169,6 +75,17 @@ class Server:
     def books(self) -> dict[str, Any]:
         """How the run stands, and every worker's row."""
         return self.sessions.books(self.now)
+
+    def _open(self, bind: str) -> None:
+        self._socket = bound(self._context, bind)
+        # Room for a model and the next, however large.
+        chunks = self.sessions.descent.model.x.nbytes // CHUNK_BYTES
+        self._router = Router(self._socket, self._deliver, BACKLOG_MAX + 2 * chunks)
+        self._descriptor = int(self._socket.get(zmq.FD))
+
+    def close(self) -> None:
+        """Let go of the socket; last words have LINGER_MS."""
+        self._socket.close()
 
     async def drain(self, over: bool = True) -> None:
         """Lend nothing more, and wait for uploads under way, DRAIN_SECONDS at most. `over`: the run
@@ -192,9 +109,41 @@ class Server:
                 self._do(self.sessions.tick(self.now))
                 self._router.forget_all_but(self.sessions.peers)
                 self._look()
+                self._complain()
+                if resident := self._watch.exceeded():
+                    await self._relieve(resident)
             self._crashed.result()
         finally:
             self._loop.remove_reader(self._descriptor)
+
+    def _complain(self) -> None:
+        violations = self.sessions.stats.violations
+        self._complaints.add("messages against the protocol", violations - self._violations)
+        self._complaints.add("peers that do not read what they asked for", self._router.dropped)
+        self._violations, self._router.dropped = violations, 0
+        self._complaints.tell(self.now)
+
+    async def _relieve(self, resident: int) -> None:
+        """Close the socket with all that lies in it, and open another in its place. Peers come back
+        by themselves, and hold what they held.
+        """
+        self._loop.remove_reader(self._descriptor)
+        self._socket.close(linger=0)
+        until = self._loop.time() + REBIND_SECONDS
+        while True:
+            try:
+                self._open(self.endpoint)
+                break
+            except Unreachable:  # the port is not free yet
+                if self._loop.time() > until:
+                    raise
+                await asyncio.sleep(TICK / 10)
+        self._loop.add_reader(self._descriptor, self._look)
+        self._watch.relieved()
+        self.relieved += 1
+        self._complaints.add("connections closed, since memory grew beyond what the work explains")
+        log.debug("memory was %d MiB", resident >> 20)
+        self._look()
 
     def _look(self) -> None:
         if self._crashed.done():
@@ -243,26 +192,17 @@ async def serve(
     bind: str,
     observe: Observe = lambda verdict, took: None,
     seconds: float = 0.0,
+    memory_limit: int | None = None,
 ) -> AsyncIterator[Server]:
     """Serve for as long as the block runs: ready inside, gone after; a crash comes out of it.
 
     `bind` is an endpoint like tcp://127.0.0.1:0, 0 for any free port; `seconds` have gone before.
+    A process of more bytes than `memory_limit` closes its connections, and opens the port again; by
+    default, of 256 MiB more than its work explains.
     Raises Unreachable where the port is taken or the address is not ours.
     """
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
-        socket.set(zmq.ROUTER_MANDATORY, 1)
-        socket.set(zmq.SNDHWM, HIGH_WATER)
-        socket.set(zmq.RCVHWM, HIGH_WATER)
-        socket.set(zmq.MAXMSGSIZE, CHUNK_BYTES + HEADER_BYTES_MAX)
-        socket.set(zmq.LINGER, LINGER_MS)
-        for option, value in KEEPALIVE.items():
-            socket.set(option, value)
-        try:
-            socket.bind(bind)
-        except zmq.ZMQError as error:
-            free = "tcp://127.0.0.1:0 takes any free port"
-            raise Unreachable(f"--bind {bind}: {zmq.strerror(error.errno or 0)}; {free}") from error
-        server = Server(sessions, socket, socket.get_string(zmq.LAST_ENDPOINT), observe, seconds)
+    with zmq.Context() as context:
+        server = Server(sessions, context, bind, observe, seconds, memory_limit)
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(server._run())
@@ -274,3 +214,5 @@ async def serve(
             if len(group.exceptions) == 1:
                 raise group.exceptions[0] from None
             raise
+        finally:
+            server.close()

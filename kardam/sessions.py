@@ -45,7 +45,7 @@ from kardam.messages import (
 )
 from kardam.places import VACANT, Places
 from kardam.protocol import CHUNK_BYTES, Bytes, encode_manifest, vector
-from kardam.state import State
+from kardam.state import State, nbytes
 from kardam.stats import Stats, answers
 from kardam.uploads import Upload, Uploads
 
@@ -247,6 +247,13 @@ class Sessions:
     def reserved(self) -> int:
         """Bytes that peers may have on the way."""
         return self._uploads.reserved
+
+    def explained(self) -> int:
+        """Bytes that the server may have by its work, at the most: what was learned, uploads, and
+        the models that workers may have or be on their way to.
+        """
+        models = (3 * self.descent.n + 4) * self._nbytes
+        return nbytes(self.descent.state()) + self._uploads.budget + models
 
     def halt(self, reason: str) -> list[Effect]:
         """Tell everybody that it is over; workers only if the run is."""

@@ -48,7 +48,7 @@ kardam.flags  kardam.daemon  kardam.live  kardam.figures
 kardam.telemetry
 kardam.exposition
 kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
-kardam.outcome
+kardam.outcome  kardam.router
 kardam.plan  kardam.records
 kardam.client  kardam.recipe  kardam.checkpoint
 kardam.sessions  kardam.link
@@ -59,13 +59,21 @@ kardam.gathering.rivals  kardam.consensus  kardam.throttle
 kardam.gathering.gathering  kardam.stage
 kardam.aggregators  kardam.lens  kardam.uploads
 kardam.growth  kardam.protocol
-kardam.places
+kardam.places  kardam.memory  kardam.complaints
 kardam.messages  kardam.spec  kardam.state  kardam.pages
 kardam.errors
 kardam
 """
 
-SHELLS = {"kardam.client", "kardam.server", "kardam.daemon", "kardam.keys", "kardam.checkpoint"}
+SHELLS = {
+    "kardam.client",
+    "kardam.server",
+    "kardam.router",
+    "kardam.memory",
+    "kardam.daemon",
+    "kardam.keys",
+    "kardam.checkpoint",
+}
 SHELLS |= {
     "kardam.chronicle",
     "kardam.report",
@@ -87,7 +95,7 @@ TORCH |= {f"workers.tasks.{name}" for name in ("task", "trial", "digits", "npz",
 DOORS = {
     "aiohttp": {"kardam.telemetry"},
     "prometheus_client": {"kardam.exposition"},
-    "zmq": {"kardam.client", "kardam.server"},
+    "zmq": {"kardam.client", "kardam.router", "kardam.server"},
     "msgpack": {"kardam.protocol"},
     "torch": TORCH,
     "sklearn": {"workers.tasks.digits"},
@@ -99,7 +107,8 @@ DOORS = {
     "sortedcontainers": {"kardam.growth"},
     "tomllib": {"kardam.flags", "kardam.chronicle"},
     "tomli_w": {"kardam.flags"},
-    "ctypes": {"kardam.pages"},
+    "ctypes": {"kardam.pages", "kardam.memory"},
+    "resource": {"kardam.memory"},
     "fcntl": {"kardam.records"},
     "datetime": {"kardam.daemon", "kardam.flags"},
     "asyncio": {
@@ -114,7 +123,10 @@ DOORS = {
     "secrets": {"kardam.daemon"},
     "threading": {"kardam.client", "workers.nursery"},
     "socket": {"kardam.client", "kardam.daemon", "kardam.telemetry"},
-    "logging": {f"kardam.{name}" for name in ("client", "server", "scribe", "daemon", "__main__")},
+    "logging": {
+        f"kardam.{name}"
+        for name in ("complaints", "client", "server", "scribe", "daemon", "__main__")
+    },
     "pickle": set(),
     "multiprocessing": set(),
 }
