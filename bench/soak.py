@@ -1,5 +1,6 @@
 """Does it hold, with everything going wrong at once?
 
+    python -m bench.soak                    ten minutes of real processes and sockets (--seconds)
     python -m bench.soak --seeds 5000       as many storms on virtual time
     python -m bench.soak --seed 17          one of them, told line by line
     python -m bench.soak --messages 1000000 as many messages of a grammar fuzzer, for the decoder
@@ -24,6 +25,7 @@ from typing import Any
 import click
 
 from bench.grammar import fuzz
+from bench.havoc import soak
 from workers.faults import Broken, Tale, play
 
 
@@ -63,13 +65,15 @@ def told(seed: int) -> list[str]:
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 100})
-@click.option("--seeds", type=click.IntRange(1), default=1000, help="So many storms.")
-@click.option("--first", type=click.IntRange(0), default=0, help="The first of those seeds.")
+@click.option("--seconds", type=float, default=600.0, show_default=True, help="Of real processes.")
+@click.option("--seeds", type=click.IntRange(1), help="So many storms on virtual time instead.")
+@click.option("--first", type=click.IntRange(0), default=0, help="The first seed.")
 @click.option("--seed", type=click.IntRange(0), help="One storm, told line by line.")
 @click.option("--messages", type=click.IntRange(1), help="So many messages, for the decoder.")
 @click.option("--json", "as_json", is_flag=True, help="One object in place of a table.")
 def main(
-    seeds: int,
+    seconds: float,
+    seeds: int | None,
     first: int,
     seed: int | None,
     messages: int | None,
@@ -85,8 +89,10 @@ def main(
         began = time.perf_counter()
         facts = {"messages": messages, **fuzz(messages, first)}
         facts["seconds"] = round(time.perf_counter() - began, 1)
-    else:
+    elif seeds is not None:
         facts, broken = storms(first, seeds)
+    else:
+        facts, broken = soak(seconds, first)
     if as_json:
         click.echo(json.dumps({**facts, "promises_broken": broken}))
     else:

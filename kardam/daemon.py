@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kardam import checkpoint, pages
+from kardam import checkpoint, memory, pages
 from kardam.errors import Stalled, Unwritable, UsageError
 from kardam.keys import Tokens, publish
 from kardam.messages import Manifest, Vector, Verdict
@@ -134,6 +134,7 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
     Unwritable or Unreachable where that can not be.
     """
     pages.keep()
+    memory.raise_files()
     before: State | None = None
     if plan.checkpoint is not None:
         kept = checkpoint.restore(plan.checkpoint)
