@@ -54,12 +54,12 @@ class Watch:
         self._began = resident()
         self._allowed = limit if limit is not None else self._began + SLACK
 
-    def exceeded(self) -> int:
-        """The bytes that the process has, if they are too many; else 0."""
+    def exceeded(self) -> bool:
+        """Whether the process has too many bytes."""
         now = resident()
         if now > self._allowed and self._limit is None:
             self._allowed = max(self._allowed, self._began + self._explained() + SLACK)
-        return now if now > self._allowed else 0
+        return now > self._allowed
 
     def relieved(self) -> None:
         """Something was done about it. What that did not free is of another kind, and borne."""

@@ -110,8 +110,8 @@ class Server:
                 self._router.forget_all_but(self.sessions.peers)
                 self._look()
                 self._complain()
-                if resident := self._watch.exceeded():
-                    await self._relieve(resident)
+                if self._watch.exceeded():
+                    self._relieve()
             self._crashed.result()
         finally:
             self._loop.remove_reader(self._descriptor)
@@ -123,9 +123,10 @@ class Server:
         self._violations, self._router.dropped = violations, 0
         self._complaints.tell(self.now)
 
-    async def _relieve(self, resident: int) -> None:
+    def _relieve(self) -> None:
         """Close the socket with all that lies in it, and open another in its place. Peers come back
-        by themselves, and hold what they held.
+        by themselves, and hold what they held. It takes some milliseconds, in which there is
+        nobody to serve.
         """
         self._loop.remove_reader(self._descriptor)
         self._socket.close(linger=0)
@@ -137,16 +138,16 @@ class Server:
             except Unreachable:  # the port is not free yet
                 if self._loop.time() > until:
                     raise
-                await asyncio.sleep(TICK / 10)
+                time.sleep(0.001)
         self._loop.add_reader(self._descriptor, self._look)
         self._watch.relieved()
         self.relieved += 1
         self._complaints.add("connections closed, since memory grew beyond what the work explains")
-        log.debug("memory was %d MiB", resident >> 20)
         self._look()
 
     def _look(self) -> None:
-        if self._crashed.done():
+        # The last look that was asked for may come after the end.
+        if self._crashed.done() or self._socket.closed:
             return
         try:
             if self._router.look():

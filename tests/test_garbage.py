@@ -140,7 +140,7 @@ async def test_in_a_flood_of_garbage_the_honest_have_their_turn_and_the_log_one_
         async with working() as (server, client):
             with flood(server.endpoint):
                 await admitted(client, 20)
-                await until(lambda: server.sessions.stats.violations > 10_000)
+                await until(lambda: server.sessions.stats.violations > 10_000 and bool(lines))
                 await admitted(client, 20)
     finally:
         logging.getLogger("kardam").removeHandler(handler)
@@ -171,10 +171,10 @@ def test_memory_is_too_much_where_no_work_explains_it(monkeypatch: pytest.Monkey
     monkeypatch.setattr("kardam.memory.trim", lambda: None)
     watch = Watch(explained=lambda: 500 * MIB)
     now = 100 * MIB + 500 * MIB + SLACK
-    assert watch.exceeded() == 0
+    assert not watch.exceeded()
     now += MIB
-    assert watch.exceeded() == now
+    assert watch.exceeded()
     watch.relieved()  # of nothing: then it is of another kind, and not asked for again and again
-    assert watch.exceeded() == 0
+    assert not watch.exceeded()
     limited = Watch(explained=lambda: 500 * MIB, limit=now - 1)
-    assert limited.exceeded() == now
+    assert limited.exceeded()
