@@ -45,12 +45,15 @@ FAULT_EVERY = 4.0
 
 N = 10
 SERVE = ("serve", "--task", "digits", "--workers", str(N), "--resume", "auto", "--json")
-HONEST = ("--count", "3", "--latency", "lognormal:mean=0.1,sigma=0.5")
+HONEST = ("--latency", "lognormal:mean=0.1,sigma=0.5")
 CREWS: dict[str, tuple[str, ...]] = {
-    "honest": HONEST,
-    "outages": (*HONEST, "--outages", "every=20,seconds=3"),
+    "honest": (*HONEST, "--count", "4"),
+    "outages": (*HONEST, "--count", "3", "--outages", "every=20,seconds=3"),
     "liars": ("--count", "2", "--attack", "sign_flip:scale=10+flood:rho=100"),
 }
+
+# In a draw. Who is killed leaves its place empty for some ninety seconds.
+FAULTS = (*["stop worker"] * 7, *["server"] * 3, "kill worker")
 
 
 class Household:
@@ -158,7 +161,10 @@ class Havoc:
         self.faults: Counter[str] = Counter()
         self.memory: list[tuple[float, float]] = []
         self._asleep: dict[int, float] = {}
-        self._serve_at = self._join_at = 0.0
+        self._serve_at = 0.0
+        # Who is to be at work, and not to be started again before this second.
+        self._crews = dict(CREWS)
+        self._join_at: Counter[str] = Counter()
 
     def run(self) -> tuple[dict[str, Any], list[str]]:
         self._serve()
@@ -184,7 +190,7 @@ class Havoc:
         self.house.start("server", "workers", *SERVE, *bind, "--checkpoint-seconds", "2")
 
     def _join(self, name: str) -> None:
-        self.house.start(name, "workers", "work", self._endpoint, *CREWS[name])
+        self.house.start(name, "workers", "work", self._endpoint, *self._crews[name])
 
     def books(self) -> dict[str, Any]:
         """Empty while nobody answers."""
@@ -226,9 +232,9 @@ class Havoc:
         """Start again what ended, as its owner would; wake who slept enough."""
         if self.house.running("server") is None and now >= self._serve_at:
             self._serve()
-        for name in CREWS:
-            if self.house.running(name) is None and now >= self._join_at:
-                self._join_at = now + 10
+        for name in self._crews:
+            if self.house.running(name) is None and now >= self._join_at[name]:
+                self._join_at[name] = int(now) + 15
                 self._join(name)
         for pid in [pid for pid, wakes in self._asleep.items() if now >= wakes]:
             self._wake(pid)
@@ -239,9 +245,7 @@ class Havoc:
             os.kill(pid, signal.SIGCONT)
 
     def _befall(self, now: float, early: bool) -> None:
-        kind = self._chance.choice(
-            ["kill worker", "stop worker", "stop worker", "server", "server"]
-        )
+        kind = self._chance.choice(FAULTS)
         server = self.house.running("server")
         if kind == "server":
             if server is None:
@@ -259,6 +263,7 @@ class Havoc:
             self._serve_at = now + self._chance.uniform(0.5, 3)
         elif kind == "kill worker":
             os.kill(victim, signal.SIGKILL)
+            self._crews[f"another {self.faults[kind]}"] = (*HONEST, "--count", "1")
         else:
             os.kill(victim, signal.SIGSTOP)
             longest = 2.0 if kind == "stop server" else 8.0
@@ -267,7 +272,7 @@ class Havoc:
     def _workers(self) -> list[int]:
         """The processes of workers: children of the nurseries of crews."""
         found: list[int] = []
-        for name in CREWS:
+        for name in self._crews:
             if (crew := self.house.running(name)) is not None:
                 family = descendants(crew.pid)
                 nurseries = [pid for pid in family if _parent(pid) == crew.pid]
@@ -288,7 +293,7 @@ class Havoc:
         calm = time.monotonic() - began
         self.house.look()
         code = self.house.end("server")
-        for name in CREWS:
+        for name in self._crews:
             self.house.end(name)
         text = (self.house.folder / "server.out").read_text()
         books: dict[str, Any] = json.loads(text) if text.startswith("{") else {}
@@ -351,6 +356,8 @@ def soak(seconds: float, seed: int = 0) -> tuple[dict[str, Any], list[str]]:
     """Facts, and the promises that were broken; then the folder with all logs stays."""
     folder = Path(tempfile.mkdtemp(prefix="kardam-soak-"))
     havoc = Havoc(folder, seconds, seed)
+    # So that whoever ends it ends all of it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         facts, broken = havoc.run()
     finally:
