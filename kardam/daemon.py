@@ -13,14 +13,14 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from kardam import checkpoint, memory, pages
-from kardam.errors import Stalled, Unwritable, UsageError
+from kardam.errors import Interrupted, Stalled, Unwritable, UsageError
 from kardam.keys import Tokens, publish
 from kardam.messages import Manifest, Vector, Verdict
 from kardam.outcome import Ending, Outcome, ending_of
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from kardam.telemetry import Page
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Seconds between two looks at whether it is enough, which are also two pictures of a live view.
 LOOK = 0.25
@@ -64,6 +66,18 @@ def house(
     )
     stats = Stats(recipe.n, recipe.f, descent.filter.slowdown())
     return Sessions(descent, stats, Tokens(recipe.n, lambda: secrets.token_hex(16)), terms)
+
+
+async def unless(asked: asyncio.Future[Ending], waited: Coroutine[Any, Any, T]) -> T:
+    """What is waited for. Raises Interrupted where somebody asks for the end before."""
+    task = asyncio.create_task(waited)
+    either: list[asyncio.Future[Any]] = [task, asked]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        return task.result()
+    task.cancel()
+    ending = asked.result()
+    raise Interrupted(f"{ending.why} before it began", ending.code)
 
 
 class Run:

@@ -48,6 +48,22 @@ class Unwritable(KardamError):
     code = 7
 
 
+class Killed(KardamError):
+    """A process of ours was ended by a signal that is not ours."""
+
+    code = 8
+
+
+class Interrupted(KardamError):
+    """Somebody asked for the end before there was anything to end in order."""
+
+    code = 130
+
+    def __init__(self, words: str, code: int = 130) -> None:
+        super().__init__(words)
+        self.code = code
+
+
 def raise_by_code(code: int, words: str) -> NoReturn:
     """Raise again, here, what another process ended with."""
     kinds = {kind.code: kind for kind in KardamError.__subclasses__()}
@@ -64,6 +80,7 @@ EXIT_CODES = {
     5: "no server reached, or the port is taken",
     6: "the server refused: version, token or role",
     7: "the run directory could not be written",
+    8: "a worker's process was killed",
     130: "interrupted (Ctrl-C), after an orderly end",
     143: "terminated (SIGTERM), after an orderly end",
 }

@@ -20,6 +20,7 @@ workers.verbs.options  workers.verbs.evaluation
 workers.verbs
 workers.laboratory
 workers.swarm  workers.nursery
+workers.lifeline
 workers.simulation  workers.process  workers.training  workers.faults
 workers.faults.play
 workers.faults.machine  workers.faults.host
@@ -121,7 +122,7 @@ DOORS = {
     },
     "random": {"kardam.client"},
     "secrets": {"kardam.daemon"},
-    "threading": {"kardam.client", "workers.nursery"},
+    "threading": {"kardam.client", "workers.lifeline"},
     "socket": {"kardam.client", "kardam.daemon", "kardam.telemetry"},
     "logging": {
         f"kardam.{name}"

@@ -12,7 +12,6 @@ import os
 import selectors
 import signal
 import sys
-import threading
 import time
 import traceback
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from typing import Any, BinaryIO, NoReturn
 import torch
 
 from kardam import pages
-from kardam.errors import KardamError
+from kardam.errors import KardamError, TaskError
 from workers.board import Board, shared
 from workers.crew import Member
+from workers.lifeline import Lifeline, Terminated, leave_when_told
 from workers.objective import Network
 from workers.process import evaluate, work
 from workers.tasks import Shares, load_task, shares
@@ -95,8 +95,8 @@ class Nursery:
             self._selector.close()
             self._events.close()
             os.close(0)
-            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
-            threading.Thread(target=_follow, args=(self._lifeline,), daemon=True).start()
+            leave_when_told()
+            Lifeline(self._lifeline)
             match order:
                 case {"order": "work", "member": member, "name": _, **rest}:
                     who = Member(**member)
@@ -108,8 +108,10 @@ class Nursery:
                 case _:
                     raise ValueError(f"no such order: {order}")
             code = 0
-        except SystemExit:
-            code = 0  # SIGTERM, after a goodbye
+        except Terminated:
+            code = 0  # after a goodbye
+        except SystemExit as exit_:
+            code, words = TaskError.code, f"the task called sys.exit({exit_.code!r})"
         except KardamError as error:
             code, words = error.code, str(error)
         except BaseException:
@@ -161,15 +163,9 @@ def tell(events: BinaryIO, **event: Any) -> None:
         events.flush()
 
 
-def _follow(lifeline: int) -> None:
-    """Die with the parent, who alone holds the other end of this pipe."""
-    os.read(lifeline, 1)
-    os._exit(1)
-
-
-def main() -> None:
-    """Arguments: the lifeline, and {task, split, n, liars, seed}. Tell the first model, then follow
-    orders.
+def main(lifeline: Lifeline) -> None:
+    """Arguments: the lifeline's pipe, and {task, split, n, liars, seed}. Tell the first model, then
+    follow orders.
     """
     # What a task prints is the user's; our own words have a descriptor of their own.
     events = os.fdopen(os.dup(1), "wb")
@@ -177,7 +173,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and decides
     torch.set_num_threads(1)
     pages.keep()  # the children's, too
-    lifeline = int(sys.argv[1])
     request = json.loads(sys.argv[2])
     try:
         task = load_task(request["task"], request["seed"])
@@ -186,10 +181,15 @@ def main() -> None:
     except KardamError as error:
         tell(events, event="failed", code=error.code, words=str(error))
         sys.exit(error.code)
+    except SystemExit as exit_:
+        words = f"{request['task']}: called sys.exit({exit_.code!r}) while it was loaded"
+        tell(events, event="failed", code=TaskError.code, words=words)
+        sys.exit(TaskError.code)
     x = network.x
     tell(events, event="ready", manifest=network.manifest.tensors, nbytes=x.nbytes)
     events.write(x.data.cast("B"))
     events.flush()
     boards = shared(request["n"], request["liars"], network.manifest.d)
-    Nursery(network, held, boards, events, lifeline).run()
+    lifeline.let_go()  # from now on its orders end with its parent, and it forks
+    Nursery(network, held, boards, events, lifeline.pipe).run()
     os._exit(0)  # nothing is left to clean up, and a closed pipe is no news

@@ -72,7 +72,8 @@ def run_command(
 async def _run(plan: Plan, members: list[Member], quiet: bool) -> Outcome:
     liars = liars_among(members)
     async with swarm(plan.task, plan.split, plan.recipe.n, plan.seed, liars) as hands:
-        manifest, x = await hands.opening()
+        with daemon.interrupts() as asked:
+            manifest, x = await daemon.unless(asked, hands.opening())
         async with daemon.running(plan, manifest, x) as run:
             server = run.server
             tokens = server.sessions.tokens
