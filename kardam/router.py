@@ -54,8 +54,9 @@ class Router:
         self._peer: Peer = b""
         self._frames: list[memoryview] = []
         self._more = False
-        # How often somebody did not read what was for him.
+        # How often somebody did not read what was for him; frames that no message of ours has.
         self.dropped = 0
+        self.junk = 0
 
     def send(self, peer: Peer, frames: Sequence[Bytes]) -> None:
         """Now, or as soon as the peer has room, in order; not at all where it is gone."""
@@ -102,6 +103,8 @@ class Router:
             self._more = frame.more
             if len(self._frames) <= FRAMES_MAX:
                 self._frames.append(frame.buffer)
+            else:
+                self.junk += 1
             left -= 1
         if not self._more:
             self._deliver(self._peer, self._frames)

@@ -178,7 +178,10 @@ class Stats:
             row.weight = verdict.weight
 
     def evaluated(self, updates: int, loss: float, accuracy: float, now: float) -> None:
-        """What the evaluator found of the model after so many updates."""
+        """What the evaluator found of the model after so many updates; what is infinite it does not
+        know, and no run reaches its goal by it.
+        """
+        loss, accuracy = (its if math.isfinite(its) else math.nan for its in (loss, accuracy))
         self.held_out.append((updates, now, loss, accuracy))
         del self.held_out[:-HELD_OUT_MAX]
 

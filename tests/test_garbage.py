@@ -83,6 +83,18 @@ async def test_two_hundred_thousand_empty_frames_are_one_violation_and_block_no_
 
 
 @bounded
+async def test_who_sends_such_messages_again_and_again_is_cut_off_with_all_that_waits() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kardam.server.JUNK_MAX", 20_000)
+        async with working() as (server, client):
+            await admitted(client)
+            await asyncio.to_thread(rogues.many_frames, server.endpoint, 100, 10_000)
+            await until(lambda: server.relieved > 0)
+            await admitted(client)
+            assert server.sessions.stats.violations < 100
+
+
+@bounded
 async def test_a_frame_over_the_limit_is_hung_up_on() -> None:
     async with working() as (server, client):
         assert await asyncio.to_thread(rogues.oversized, server.endpoint)
