@@ -11,16 +11,27 @@ import click
 
 from kardam import __version__
 from kardam.errors import EXIT_CODES, KardamError
+from kardam.help import Ordered
 from kardam.verbs.checkpoint import checkpoint_group
 from kardam.verbs.report import report_command
 from kardam.verbs.serve import serve_command
 from kardam.verbs.stats import stats_command
 
+EPILOG = """\b
+To begin with:
+  kardam run --byzantine 3 --stragglers 2:factor=10
+  kardam simulate liars-lose
+  kardam doctor
+
+\b
+Exit codes:
+""" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
+
 
 @click.group(
+    cls=Ordered,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="\b\nExit codes:\n"
-    + "\n".join(f"{code:>5}  {meaning}" for code, meaning in EXIT_CODES.items()),
+    epilog=EPILOG,
 )
 @click.version_option(__version__, prog_name="kardam")
 @click.option("-v", "--verbose", is_flag=True, help="Log what peers do wrong, too.")
@@ -34,8 +45,8 @@ def cli(verbose: bool) -> None:
 
 cli.add_command(serve_command)
 cli.add_command(stats_command)
-cli.add_command(checkpoint_group)
 cli.add_command(report_command)
+cli.add_command(checkpoint_group)
 
 
 def entry(command: click.Command) -> NoReturn:

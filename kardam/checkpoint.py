@@ -133,7 +133,7 @@ def kept(run: Path) -> list[Path]:
     for folder in (run / CHECKPOINTS, run):
         if found := sorted(_all(folder), key=_order):
             return found
-    raise UsageError(f"{run}: no checkpoint there; expected a run's directory")
+    raise UsageError(f"{run}: no checkpoint there; expected a run's directory (not of simulate)")
 
 
 def model_file(path: Path) -> Path:

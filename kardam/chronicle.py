@@ -107,8 +107,9 @@ def read(folder: Path) -> Chronicle:
         summary = folder / SUMMARY
         books = json.loads(summary.read_text()) if summary.is_file() else None
     except OSError as error:
+        several = f", or several: {folder}/*" if any(folder.glob(f"*/{EXPERIMENT}")) else ""
         raise UsageError(
-            f"{error.filename}: {error.strerror}; expected the directory of a run"
+            f"{error.filename}: {error.strerror}; expected the directory of a run{several}"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder}: not as kardam writes a run: {error}") from error

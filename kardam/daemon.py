@@ -126,7 +126,7 @@ class Run:
 
     def outcome(self, ending: Ending, books: Mapping[str, Any]) -> Outcome:
         """The end: its summary is written, and there is nothing more to do."""
-        scribe = self.scribe
+        scribe, books = self.scribe, {**books, "ending": ending.why}
         scribe.summary(books)
         return Outcome(ending, books, scribe.folder, scribe.kept, (*scribe.unwritten.values(),))
 

@@ -90,5 +90,5 @@ def suggest(wrong: str, known: Iterable[str]) -> str:
     """`; did you mean 'growth'? (known: clip, growth)`: the tail of every error about a name."""
     names = sorted(known)
     near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
-    guess = f"; did you mean {near[0]!r}?" if near else ";"
+    guess = f"; did you mean {near[0]!r}?" if near else ""
     return f"{guess} (known: {', '.join(names) or 'none'})"

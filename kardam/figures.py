@@ -35,6 +35,9 @@ GREY = "#8c8c8c"
 # A page's width, in inches, and the height of a row of panels.
 WIDE, HIGH = 7.2, 2.7
 
+# Letters of a legend that stand side by side on it.
+LEGEND = 130
+
 # So many workers have a panel or a bar of their own, liars first; more can not be read.
 PANELS_MAX, BARS_MAX, ACROSS = 20, 40, 5
 
@@ -76,9 +79,15 @@ def _figure(high: float) -> Figure:
     return figure
 
 
+def _legend(figure: Figure, names: Sequence[str], **rest: Any) -> None:
+    """Above the panels, in as many columns as there is room for."""
+    columns = LEGEND // (max(map(len, names)) + 8)
+    figure.legend(loc="outside upper center", ncols=min(max(columns, 1), 4), **rest)
+
+
 def _looks(runs: Sequence[Chronicle]) -> Iterator[tuple[Chronicle, dict[str, Any]]]:
     colours = cycle((BLUE, RED, GREEN, PURPLE, ORANGE, SKY))
-    dashes = cycle(("-", "--", "-.", ":"))
+    dashes = cycle(("-", "--", "-.", ":", (0, (4, 1, 1, 1, 1, 1))))
     for run, color, ls in zip(runs, colours, dashes, strict=False):
         yield run, {"color": color, "ls": ls}
 
@@ -95,7 +104,7 @@ def _against_time_and_updates(
     by_time.set(xlabel="time (s)", ylabel=name)
     by_updates.set(xlabel="model updates")
     if len(runs) > 1:
-        figure.legend(loc="outside upper center", ncols=4)
+        _legend(figure, [run.name for run in runs])
     return figure
 
 
@@ -131,9 +140,8 @@ def throughput(runs: Sequence[Chronicle]) -> Figure:
     ]
     axes.set(xlabel="time (s)", ylabel="gradients per second")
     axes.set_ylim(bottom=0)
-    figure.legend(
-        handles=[*(handles if len(runs) > 1 else []), *thick], loc="outside upper center", ncols=4
-    )
+    handles = [*(handles if len(runs) > 1 else []), *thick]
+    _legend(figure, [str(handle.get_label()) for handle in handles], handles=handles)
     return figure
 
 
@@ -151,7 +159,7 @@ def staleness(runs: Sequence[Chronicle]) -> Figure:
     bins = "" if step == 1 else f", in bins of {step}"
     axes.set(xlabel=f"staleness τ (updates{bins})", ylabel="share of gradients", yscale="log")
     if len(runs) > 1:
-        figure.legend(loc="outside upper center", ncols=4)
+        _legend(figure, [run.name for run in runs])
     return figure
 
 

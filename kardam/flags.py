@@ -1,21 +1,15 @@
-"""The flags that verbs share, the files that may stand for them, and what they mean together.
+"""The flags that verbs share, and what they mean together. Never in here: what a verb does."""
 
-The keys of an experiment file are the flags' own names: no second list to keep. Never in here: what
-a verb does.
-"""
-
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import tomli_w
 
 from kardam.aggregators import AGGREGATORS
-from kardam.checkpoint import CHECKPOINTS, newest
-from kardam.errors import UsageError, suggest
+from kardam.errors import UsageError
+from kardam.experiment import resolved, resumed
 from kardam.lens import MEMORIES
 from kardam.optimizers import OPTIMIZERS
 from kardam.plan import Every, Plan, Until, check_bind
@@ -29,22 +23,12 @@ from kardam.recipe import (
     PRESETS,
     Recipe,
 )
-from kardam.records import EXPERIMENT, Found, check_new, endpoint, resumable
+from kardam.records import check_new
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Where runs go that are not told where.
 RUNS = Path("runs")
-
-# Experiments that come with kardam, each with what it shows; named without their .toml.
-GALLERY = Path(__file__).parent / "gallery"
-
-# Flags that say what to do with an experiment, and are no part of it.
-NOT_THE_EXPERIMENT = {"experiment", "resume", "out", "dry_run", "quiet", "as_json", "help"}
-NOT_THE_EXPERIMENT |= {"dashboard"}
-
-# What only a server needs of an experiment; where there is none, its file may say it all the same.
-OF_A_SERVER = {"bind", "insecure", "checkpoint-updates", "checkpoint-seconds", "keep"}
 
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
@@ -181,120 +165,6 @@ chance_options = options(
 )
 
 
-# --- experiments as files ---
-
-
-class FromFile(click.Command):
-    """A command whose flags may also stand in a file: an experiment's, or that of the run that it
-    resumes. What is said on the command line counts more.
-    """
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        given, _, _ = self.make_parser(ctx).parse_args(list(args))
-        if "help" not in given and not ctx.resilient_parsing:
-            ctx.default_map = self._from_files(given)
-        return super().parse_args(ctx, args)
-
-    def _from_files(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        experiment, resume = given.get("experiment"), given.get("resume")
-        if isinstance(experiment, str) and isinstance(resume, str):
-            raise UsageError(f"expected {experiment} or --resume {resume}, and not both")
-        if isinstance(experiment, str):
-            return self._read(found_experiment(experiment))
-        out = given.get("out")
-        if isinstance(resume, str):
-            found = resumed(resume, Path(out) if isinstance(out, str) else None)
-            if found is not None:
-                # Where it listened, its workers look for it.
-                where = {"bind": endpoint(found.run)} if found.checkpoint is not None else {}
-                return {**self._read(found.run / EXPERIMENT), **where}
-        return {}
-
-    def _read(self, path: Path) -> dict[str, Any]:
-        """The file's values by parameter. Raises UsageError for what is no flag of this command."""
-        flags = {
-            flag_of(parameter): parameter
-            for parameter in self.params
-            if parameter.name not in NOT_THE_EXPERIMENT
-        }
-        values = {}
-        for key, value in _toml(path).items():
-            if key in OF_A_SERVER - flags.keys():
-                continue
-            if key not in flags:
-                raise UsageError(f"{path}: unknown key {key!r}{suggest(key, flags)}")
-            parameter = flags[key]
-            values[str(parameter.name)] = _checked(value, parameter, f"{path}: {key}")
-        return values
-
-
-def flag_of(parameter: click.Parameter) -> str:
-    """A parameter's name as users write it, without dashes before it."""
-    return str(parameter.name).replace("_", "-")
-
-
-def found_experiment(text: str) -> Path:
-    """The file that is meant: a path, or where there is none, a name in the gallery."""
-    path, ours = Path(text), GALLERY / f"{text}.toml"
-    if ours.is_file() and not path.is_file():
-        return ours
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return path
-    names = [file.stem for file in GALLERY.glob("*.toml")]
-    raise UsageError(f"{text}: no such file, and no such experiment{suggest(text, names)}")
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; expected an experiment in TOML") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: expected TOML: {error}") from error
-
-
-def _checked(value: Any, parameter: click.Parameter, where: str) -> Any:
-    """The value, if it is of the flag's own type: TOML says which it is."""
-    kinds: Mapping[str, tuple[str, tuple[type, ...]]] = {
-        "integer": ("a whole number", (int,)),
-        "integer range": ("a whole number", (int,)),
-        "float": ("a number", (int, float)),
-        "boolean": ("true or false", (bool,)),
-    }
-    wanted, allowed = kinds.get(parameter.type.name, ("text in quotes", (str,)))
-    if type(value) not in allowed:
-        raise UsageError(f"{where}: expected {wanted}, got {value!r}")
-    return value
-
-
-def resumed(resume: str, out: Path | None) -> Found | None:
-    """What to go on from; None where `auto` finds nothing yet. Raises UsageError where PATH has
-    none.
-    """
-    if resume != "auto":
-        return resumable(Path(resume))
-    if out is None:
-        raise UsageError("--resume auto: which run? give its directory as --out, too")
-    if newest(out / CHECKPOINTS) is not None:
-        return resumable(out)
-    # It may have been killed before there was anything to keep.
-    return Found(out, None, whole=True) if (out / EXPERIMENT).is_file() else None
-
-
-def resolved(context: click.Context, recipe: Recipe) -> str:
-    """The experiment as a file that says everything: this command of that file is the same run."""
-    chosen = {flag_of(p): context.params[str(p.name)] for p in context.command.params}
-    for name in NOT_THE_EXPERIMENT:
-        chosen.pop(name.replace("_", "-"), None)
-    chosen |= {"f": recipe.f, "filter": recipe.filter, "dampening": recipe.dampening}
-    plain = {
-        flag: str(value) if isinstance(value, Path) else value
-        for flag, value in chosen.items()
-        if value is not None
-    }
-    return tomli_w.dumps(plain)
-
-
 # --- what they mean together ---
 
 
@@ -326,12 +196,13 @@ def new_run() -> Path:
     return RUNS / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"
 
 
-def plan_of(choices: dict[str, Any], task: str) -> Plan:
-    """The Plan that recipe, until, bind, record and chance options describe, taken out of the
+def plan_of(choices: dict[str, Any]) -> Plan:
+    """The Plan that task, recipe, until, bind, record and chance options describe, taken out of the
     choices.
     """
+    everything = dict(choices)
     recipe = recipe_of(choices)
-    experiment = resolved(click.get_current_context(), recipe)
+    experiment = resolved(everything, recipe)
     until = until_of(choices)
     bind = check_bind(choices.pop("bind"), choices.pop("insecure"))
     every = Every(choices.pop("checkpoint_updates"), choices.pop("checkpoint_seconds"))
@@ -353,7 +224,7 @@ def plan_of(choices: dict[str, Any], task: str) -> Plan:
         every=every,
         keep=keep,
         seed=choices.pop("seed"),
-        task=task,
+        task=choices.pop("task", None) or "",
         split=choices.pop("split"),
         experiment=experiment,
         out=out,

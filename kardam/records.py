@@ -5,7 +5,7 @@
     journal.jsonl      one line a verdict: its second, and the fields of `messages.Verdict`
     metrics.jsonl      how the run stood, about once a second
     checkpoints/       models and server states, the newest few
-    summary.json       the books at the end
+    summary.json       the books at the end, and what ended it
 
 `kardam report` adds report.html and figures/.
 Never in here: what is worth writing, or when.
@@ -201,9 +201,9 @@ def resumable(path: Path) -> Found:
 def check_new(folder: Path) -> None:
     """Raise UsageError where a new run's directory would stand in the place of something."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            f"--out {folder}: exists already; name another, or --resume {folder} to go on"
-        )
+        kept = checkpoint.newest(folder / CHECKPOINTS) is not None
+        going_on = f", or --resume {folder} to go on" if kept else ""
+        raise UsageError(f"--out {folder}: exists already; name another{going_on}")
 
 
 def endpoint(run: Path) -> str:

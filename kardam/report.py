@@ -21,6 +21,10 @@ PAGE = "report.html"
 PICTURES = "figures"
 DPI = 300
 
+# Of so many runs each has its own pictures and its table of workers, and a column in the others; of
+# more each has a row, and a report of its own for the rest.
+EACH_MAX = 3
+
 # Of an experiment, what tells runs apart.
 CHOICES = (
     *("task", "preset", "filter", "dampening", "gather", "aggregator", "rate", "optimizer"),
@@ -70,7 +74,7 @@ def _pictures(runs: Sequence[Chronicle]) -> Iterator[Picture]:
         figures.staleness(runs),
         "How many updates the model had seen between a worker's pull and its gradient.",
     )
-    for run in runs:
+    for run in runs if len(runs) <= EACH_MAX else ():
         of = f" in {run.name}" if len(runs) > 1 else ""
         end = f"-{re.sub(r'[^A-Za-z0-9_.-]', '_', run.name)}" if len(runs) > 1 else ""
         if figures.has_band(run):
@@ -118,12 +122,12 @@ STYLE = """
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 1rem; max-width: 60rem; color: var(--ink); background: var(--paper);
   font: 16px/1.5 system-ui, sans-serif }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.5rem }
-.wide { overflow-x: auto }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.15rem; margin-top: 2.5rem }
+.wide { overflow-x: auto } .wide + .wide { margin-top: 1.5rem }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .75rem .25rem 0; text-align: left; border-bottom: 1px solid var(--grid);
   vertical-align: top }
-.right :is(td, th):nth-child(n+3) { text-align: right }
+td { white-space: nowrap } .right :is(td, th):nth-child(n+3) { text-align: right }
 figure { margin: 2rem 0 } figcaption { color: var(--soft); font-size: .9rem }
 svg { width: 100%; min-width: 36rem; height: auto }
 svg text { fill: currentColor }
@@ -132,14 +136,15 @@ footer { color: var(--soft); font-size: .85rem; margin-top: 3rem }
 
 
 def _page(runs: Sequence[Chronicle], drawn: Sequence[tuple[Picture, str]]) -> str:
-    title = ", ".join(run.name for run in runs)
+    few = len(runs) <= EACH_MAX
+    title = ", ".join(run.name for run in runs) if few else f"{len(runs)} runs"
     body = [
         f"<h1>{escape(title)}</h1>",
         "<h2>Summary</h2>",
         _summaries(runs),
         *[_figure(picture, svg) for picture, svg in drawn],
     ]
-    for run in runs:
+    for run in runs if few else ():
         body += [f"<h2>Workers of {escape(run.name)}</h2>", _workers(run)]
     body += ["<h2>What was chosen</h2>", _choices(runs)]
     return (
@@ -172,9 +177,7 @@ def _figure(picture: Picture, svg: str) -> str:
 
 
 def _summaries(runs: Sequence[Chronicle]) -> str:
-    columns = [_summary(run) for run in runs]
-    rows = [[fact, *[column[fact] for column in columns]] for fact in columns[0]]
-    return _table(["", *[run.name for run in runs]], rows)
+    return _side_by_side(runs, [_summary(run) for run in runs])
 
 
 def _summary(run: Chronicle) -> dict[str, str]:
@@ -184,7 +187,7 @@ def _summary(run: Chronicle) -> dict[str, str]:
     whose = "honest" if books["slowdown_of"] == "honest" else "all"
     return {
         "accuracy": _number(books["accuracy"], ".3f"),
-        "loss": _number(books["loss"], ".3f"),
+        "loss": _number(books["loss"], ".3g"),
         "updates": f"{books['updates']:,}",
         "seconds": f"{seconds:,.1f}",
         "gradients": f"{books['delivered']:,}",
@@ -229,12 +232,21 @@ def _workers(run: Chronicle) -> str:
 
 
 def _choices(runs: Sequence[Chronicle]) -> str:
-    rows = [
-        [choice, *[str(run.experiment.get(choice, "-")) for run in runs]]
-        for choice in CHOICES
-        if any(choice in run.experiment for run in runs)
-    ]
-    return _table(["", *[run.name for run in runs]], rows)
+    chosen = [{choice: str(run.experiment.get(choice, "-")) for choice in CHOICES} for run in runs]
+    differ = [name for name in CHOICES if len({its[name] for its in chosen}) > 1]
+    same = {name: value for name, value in chosen[0].items() if name not in differ}
+    rows = [[name, value] for name, value in same.items() if value not in ("", "-")]
+    apart = _side_by_side(runs, [{name: its[name] for name in differ} for its in chosen])
+    return (apart if differ else "") + _table(["", "in all of them" if differ else ""], rows)
+
+
+def _side_by_side(runs: Sequence[Chronicle], facts: Sequence[dict[str, str]]) -> str:
+    """A column a run where they are few, else a row."""
+    if len(runs) <= EACH_MAX:
+        rows = [[name, *[its[name] for its in facts]] for name in facts[0]]
+        return _table(["", *[run.name for run in runs]], rows)
+    rows = [[run.name, *its.values()] for run, its in zip(runs, facts, strict=True)]
+    return _table(["", *facts[0]], rows)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], aligned: str = "left") -> str:

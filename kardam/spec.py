@@ -84,7 +84,9 @@ def build(text: str, table: Mapping[str, Callable[..., T]], knob: str, **given: 
         factory = cast("Callable[..., T]", load(match[1], match[2], knob))
         args = _arguments(match[3] or "", text, knob)
     else:
-        raise UsageError(f"{knob}: unknown name {name!r}{suggest(name, table)}")
+        # Who names a module and nothing in it meant to.
+        own = f"; {name}.py is here: say {name}:NAME" if Path(f"{name}.py").is_file() else ""
+        raise UsageError(f"{knob}: unknown name {name!r}{suggest(name, table)}{own}")
     return _call(factory, args, text, knob, given)
 
 
@@ -106,9 +108,14 @@ def load(module: str, attribute: str, knob: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise UsageError(f"{knob} {module}:{attribute}: while importing: {error}") from error
+        bare = module.removesuffix(".py")
+        cure = (
+            "names without a dot and a colon are kardam's own"
+            if bare == module
+            else f"say {bare}:{attribute}, without .py"
+        )
         raise UsageError(
-            f"{knob}: no module {module!r} to import from here ({here}); names without a dot"
-            " and a colon are kardam's own"
+            f"{knob}: no module {module!r} to import from here ({here}); {cure}"
         ) from error
     except Exception as error:
         raise UsageError(
@@ -126,14 +133,17 @@ def _call(
     factory: Callable[..., T], args: dict[str, str], text: str, knob: str, given: dict[str, Any]
 ) -> T:
     if not callable(factory):
-        raise UsageError(f"{knob} {text!r} names a {type(factory).__name__}, expected a callable")
+        kind = type(factory).__name__
+        raise UsageError(
+            f"{knob} {text!r}: expected a function or a class, got a value of type {kind}"
+        )
     parameters = inspect.signature(factory, eval_str=True).parameters
     own = [key for key in parameters if key not in given]
     values: dict[str, Any] = {key: given[key] for key in parameters if key in given}
     for key, value in args.items():
         if key not in own:
             raise UsageError(f"{knob} {text!r}: unknown key {key!r}{suggest(key, own)}")
-        values[key] = _convert(value, parameters[key].annotation, f"{knob} {text!r}: {key}")
+        values[key] = _convert(value, _kind(parameters[key]), f"{knob} {text!r}: {key}")
     for key in own:
         if key not in values and parameters[key].default is inspect.Parameter.empty:
             raise UsageError(f"{knob} {text!r}: the key {key!r} is needed")
@@ -143,6 +153,14 @@ def _call(
         raise
     except ValueError as error:
         raise UsageError(f"{knob} {text!r}: {error}") from error
+
+
+def _kind(parameter: inspect.Parameter) -> Any:
+    """How a parameter is annotated; where it is not, the type of its default, or what fits."""
+    if parameter.annotation is not inspect.Parameter.empty:
+        return parameter.annotation
+    kind = type(parameter.default)
+    return kind if kind in (bool, int, float, str) else int | float | bool | str
 
 
 def _convert(text: str, hint: Any, where: str) -> Any:

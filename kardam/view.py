@@ -2,7 +2,7 @@
 new.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kardam import diagnosis
+from kardam.sweep import Choices, flag, over_seeds
 
 Books = Mapping[str, Any]
 
@@ -31,6 +32,45 @@ def report(books: Books, rows: int | None = None) -> Group:
     words = diagnosis.of_run(books)
     trouble = [Text(words, style="bold red")] if words else []
     return Group(_run(books), *trouble, *_workers(books, rows))
+
+
+def sweep(runs: Sequence[tuple[Choices, Books]]) -> Group:
+    """A row a run: what was chosen, and what came of it; and where seeds differ, all seeds' row."""
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+    for name in runs[0][0]:
+        table.add_column(flag(name), overflow="fold")
+    for head in ("accuracy", "loss", "honest used", "lies used", "updates", "seconds"):
+        table.add_column(head, justify="right")
+    for choices, books in runs:
+        table.add_row(
+            *map(str, choices.values()),
+            _number(books["accuracy"], ".3f"),
+            _number(books["loss"], ".3g"),
+            *[_share(tally["admitted"], tally["delivered"]) for tally in _sides(books)],
+            f"{books['updates']:,}",
+            f"{books['seconds']:.1f}",
+        )
+    return Group(table, *_over_seeds(runs))
+
+
+def _sides(books: Books) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    return books["honest"], books["byzantine"]
+
+
+def _over_seeds(runs: Sequence[tuple[Choices, Books]]) -> list[Table | Text]:
+    groups = over_seeds([(choices, books["accuracy"]) for choices, books in runs])
+    if not any(len(over.accuracies) > 1 for over in groups):
+        return []
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+    for name in groups[0].choices:
+        table.add_column(flag(name), overflow="fold")
+    for head in ("seeds", "mean accuracy", "lowest", "highest"):
+        table.add_column(head, justify="right")
+    for over in groups:
+        numbers = (over.mean, min(over.accuracies), max(over.accuracies))
+        seeds = str(len(over.accuracies))
+        table.add_row(*map(str, over.choices.values()), seeds, *[f"{it:.3f}" for it in numbers])
+    return [Text(""), table]
 
 
 def _run(books: Books) -> Table:

@@ -58,7 +58,6 @@ def test_the_filter_of_the_benchmark_is_ready_and_refuses_none_of_its_workers(
     assert descent.model.version >= 20
 
 
-@pytest.mark.slow
 def test_every_wire_makes_full_cycles_of_chunked_and_of_small_models() -> None:
     for d in (100, 300_000):
         for wire in (

@@ -112,11 +112,17 @@ def test_what_only_trying_shows_has_its_own_code(
     assert words in err
 
 
-@pytest.mark.parametrize("verb", ["", "run", "simulate", "serve", "work", "stats"])
-def test_every_verb_has_help_that_fits_and_shows_an_example(kardam: Kardam, verb: str) -> None:
+@pytest.mark.parametrize(
+    "verb", ["", "run", "simulate", "serve", "work", "stats", "doctor", "report", "checkpoint new"]
+)
+def test_every_verb_has_help_that_fits_and_shows_an_example(
+    kardam: Kardam, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = kardam(*verb.split(), "--help")
     assert code == 0
-    assert max(map(len, out.splitlines())) <= 100
+    assert max(map(len, out.splitlines())) <= 80
+    assert "..." not in out.partition("Commands:")[2]  # a verb's own line is whole
     assert "kardam" in out
     assert verb == "" or "Example" in out
 
@@ -221,3 +227,64 @@ def test_what_is_wrong_with_a_saved_model_is_one_sentence(
     assert code in (2, 3)
     assert words in err
     assert "Traceback" not in err
+
+
+MINE = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width, hidden=8, bias=True):
+        super().__init__()
+        self.layer = nn.Linear(width, hidden, bias=bias)
+
+net = Net(2)
+numbers = {"hidden": 8}
+
+def lazy():
+    return nn.LazyLinear(3)
+
+def broken():
+    raise OSError("no such weather")
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("hers:net", "is a Net that is made already; name its class, or a function that returns"),
+        ("hers:Nett:width=2", "module 'hers' has no 'Nett'; did you mean 'Net'?"),
+        ("hers:Net", "the key 'width' is needed"),
+        ("hers:Net:width=2,hiden=3", "unknown key 'hiden'; did you mean 'hidden'?"),
+        ("hers:Net:width=2,hidden=x", "hidden: expected int, got 'x'"),
+        ("hers:Net:width=2,bias=maybe", "bias: expected bool, got 'maybe'"),
+        ("hers:numbers", "expected a function or a class, got a value of type dict"),
+        ("hers:lazy", "has no shape yet: call a lazy module on an example"),
+        ("hers:broken", "raised OSError: no such weather"),
+        ("hers", "unknown name 'hers' (known: digits, npz, synthetic); hers.py is here"),
+        ("hers.py:Net", "say hers:Net, without .py"),
+    ],
+)
+def test_what_is_wrong_with_ones_own_module_is_one_sentence_that_says_what_to_name(
+    kardam: Kardam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "hers", raising=False)
+    (tmp_path / "hers.py").write_text(MINE)
+    code, _, err = kardam("checkpoint", "new", module, "x.safetensors")
+    assert code in (2, 3)
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_a_parameter_without_annotation_is_read_as_what_its_default_is(
+    kardam: Kardam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "hers", raising=False)
+    (tmp_path / "hers.py").write_text(MINE)
+    kardam("checkpoint", "new", "hers:Net:width=5,hidden=3,bias=false", "x.safetensors")
+    assert {name: x.shape for name, x in load_file("x.safetensors").items()} == {
+        "layer.weight": (3, 5)
+    }

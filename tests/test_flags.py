@@ -83,10 +83,12 @@ def test_what_is_wrong_in_a_file_is_one_sentence(
     [
         ("run no.toml", "no.toml: No such file or directory; expected an experiment in TOML"),
         ("run . ", ".: Is a directory; expected an experiment in TOML"),
+        ("run done", "done: Is a directory; expected an experiment in TOML, like done/experiment."),
+        ("report .", "expected the directory of a run, or several: ./*"),
         ("run a.toml --resume b", "expected a.toml or --resume b, and not both"),
         ("run --resume nowhere", "--resume nowhere: no checkpoint there"),
         ("run --resume auto", "--resume auto: which run? give its directory as --out, too"),
-        ("run --out taken --dry-run", "--out taken: exists already; name another, or --resume"),
+        ("run --out taken --dry-run", "--out taken: exists already; name another\n"),
         ("run --keep 0", "--keep: expected at least 1, got 0"),
         ("run --checkpoint-seconds 0", "--checkpoint-seconds: expected more than 0, got 0"),
         ("stats tcp://127.0.0.1:1 --watch --every 0", "--every: expected more than 0 seconds"),
@@ -97,6 +99,8 @@ def test_paths_that_are_not_what_they_should_be_are_one_sentence(
 ) -> None:
     (here / "taken").mkdir()
     (here / "taken" / "file").write_text("")
+    (here / "done").mkdir()
+    (here / "done" / "experiment.toml").write_text("")
     code, out, err = kardam(*line.split())
     assert code == 2
     assert words in err

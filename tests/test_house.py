@@ -14,8 +14,10 @@ HOUSE = Path(__file__).parent.parent
 # From the roof to the ground. A module imports from below its own line; beside itself, nothing.
 PLAN = """
 workers.__main__
+workers.verbs.doctor
 workers.verbs.run  workers.verbs.serve  workers.verbs.simulate
 workers.verbs.work  workers.verbs.new
+workers.verbs.playing
 workers.verbs.options  workers.verbs.evaluation
 workers.verbs
 workers.laboratory
@@ -45,7 +47,11 @@ kardam.verbs.serve  kardam.verbs.stats  kardam.verbs.checkpoint  kardam.verbs.re
 kardam.verbs.printing
 kardam.verbs
 kardam.report
-kardam.flags  kardam.daemon  kardam.live  kardam.figures
+kardam.doctor.machine  kardam.doctor.endpoint
+kardam.doctor.finding
+kardam.doctor
+kardam.flags
+kardam.experiment  kardam.daemon  kardam.live  kardam.figures
 kardam.telemetry
 kardam.exposition
 kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
@@ -61,6 +67,8 @@ kardam.gathering.gathering  kardam.stage
 kardam.aggregators  kardam.lens  kardam.uploads
 kardam.growth  kardam.protocol
 kardam.places  kardam.memory  kardam.complaints
+kardam.sweep
+kardam.help
 kardam.messages  kardam.spec  kardam.state  kardam.pages
 kardam.errors
 kardam
@@ -82,9 +90,12 @@ SHELLS |= {
     "kardam.records",
     "kardam.scribe",
     "kardam.live",
+    "kardam.experiment",
     "kardam.flags",
 }
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
+DOCTOR = {"kardam.doctor.machine", "kardam.doctor.endpoint"}
+SHELLS |= DOCTOR
 MAINS = {"kardam.__main__", "workers.__main__"}
 MAINS |= {name for name in PLAN.split() if ".verbs." in name}
 TORCH = {"workers.tasks", "workers.objective", "workers.process", "workers.nursery"}
@@ -96,34 +107,34 @@ TORCH |= {f"workers.tasks.{name}" for name in ("task", "trial", "digits", "npz",
 DOORS = {
     "aiohttp": {"kardam.telemetry"},
     "prometheus_client": {"kardam.exposition"},
-    "zmq": {"kardam.client", "kardam.router", "kardam.server"},
+    "zmq": {"kardam.client", "kardam.router", "kardam.server", *DOCTOR},
     "msgpack": {"kardam.protocol"},
     "torch": TORCH,
     "sklearn": {"workers.tasks.digits"},
     "uvloop": MAINS,
-    "click": {"kardam.live", "kardam.flags", *MAINS},
+    "click": {"kardam.live", "kardam.flags", "kardam.experiment", "kardam.help", *MAINS},
     "rich": {"kardam.view", "kardam.live", *MAINS},
     "matplotlib": {"kardam.figures", "kardam.report"},
     "safetensors": {"kardam.checkpoint"},
     "sortedcontainers": {"kardam.growth"},
-    "tomllib": {"kardam.flags", "kardam.chronicle"},
-    "tomli_w": {"kardam.flags"},
+    "tomllib": {"kardam.experiment", "kardam.chronicle"},
+    "tomli_w": {"kardam.experiment"},
     "ctypes": {"kardam.pages", "kardam.memory"},
     "resource": {"kardam.memory"},
     "fcntl": {"kardam.records"},
     "datetime": {"kardam.daemon", "kardam.flags"},
     "asyncio": {
         *(f"kardam.{name}" for name in ("server", "daemon", "scribe", "telemetry")),
-        *{"workers.swarm", *MAINS},
+        *{"workers.swarm", "kardam.doctor.machine", *MAINS},
     },
     "time": {
         *(f"kardam.{name}" for name in ("client", "server", "scribe", "telemetry", "verbs.stats")),
-        *{"workers.process", "workers.nursery"},
+        *{"workers.process", "workers.nursery", "workers.verbs.playing", *DOCTOR},
     },
     "random": {"kardam.client"},
     "secrets": {"kardam.daemon"},
     "threading": {"kardam.client", "workers.lifeline"},
-    "socket": {"kardam.client", "kardam.daemon", "kardam.telemetry"},
+    "socket": {"kardam.client", "kardam.daemon", "kardam.telemetry", *DOCTOR},
     "logging": {
         f"kardam.{name}"
         for name in ("complaints", "client", "server", "scribe", "daemon", "__main__")

@@ -16,20 +16,24 @@ import pytest
 from kardam.aggregators import AGGREGATORS
 from kardam.dampening import DAMPENINGS
 from kardam.errors import EXIT_CODES
+from kardam.experiment import GALLERY
 from kardam.filters import STAGES
-from kardam.flags import GALLERY
 from kardam.gathering import GATHERINGS
 from kardam.lens import MEMORIES
 from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
 from kardam.recipe import PRESETS
 from kardam.trusted import TRUSTED
+from tests.test_cli import Kardam
+from tests.test_cli import kardam as command  # the fixture
 from tests.test_house import MODULES
 from tests.test_run import SECONDS, finished, kardam, lines, look, ran, started, until
 from workers.attacks import ATTACKS
 from workers.latency import LATENCIES
 from workers.speeds import SPEEDS
 from workers.tasks import SPLITS, TASKS
+
+__all__ = ["command"]
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -150,6 +154,23 @@ TUTORIAL = re.findall(r"<!-- (tutorial: \w+|movies) -->", README)
 
 
 @pytest.mark.slow
+def test_the_lines_that_sweep_and_draw_leave_what_they_say(tmp_path: Path) -> None:
+    lose, sweep, draw = (block(name).strip() for name in ("tutorial: lose", "sweep", "picture"))
+    simulate, compare = sweep.splitlines()
+    for line in (lose, draw, simulate, compare):
+        words = [
+            str(word)
+            for pattern in words_of(line, 0)
+            for word in (sorted(tmp_path.glob(pattern)) if "*" in pattern else [pattern])
+        ]
+        code, _, err = ran(*words, cwd=tmp_path)
+        assert code == 0, err
+    assert (tmp_path / "runs/lose/figures/growth.png").is_file()
+    assert len(list((tmp_path / "runs/presets").iterdir())) == 8
+    assert (tmp_path / "runs/compared/report.html").is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("marker", TUTORIAL)
 def test_the_lines_of_the_tutorial_show_what_it_says(marker: str, tmp_path: Path) -> None:
     books = []
@@ -176,13 +197,14 @@ def test_the_lines_of_the_tutorial_show_what_it_says(marker: str, tmp_path: Path
             assert books[0]["loss"] < 1.3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [file.stem for file in GALLERY.glob("*.toml")])
-def test_an_experiment_of_the_gallery_is_found_by_its_name_and_told_of(name: str) -> None:
+def test_an_experiment_of_the_gallery_is_found_by_its_name_and_told_of(
+    command: Kardam, name: str
+) -> None:
     assert f"`{name}`" in README
     first, *_ = (GALLERY / f"{name}.toml").read_text().splitlines()
     assert first.startswith("# ")
-    code, out, err = ran("simulate", name, "--dry-run")
+    code, out, err = command("simulate", name, "--dry-run")
     assert (code, "arrivals" in out) == (0, True), err
 
 

@@ -62,7 +62,7 @@ def test_a_run_that_goes_on_forgets_what_it_wrote_after_its_checkpoint(tmp_path:
 
 def test_two_runs_do_not_write_into_one_directory(tmp_path: Path) -> None:
     with Records.create(tmp_path / "run", "", keep=3) as written:
-        with pytest.raises(UsageError, match="exists already; name another, or --resume"):
+        with pytest.raises(UsageError, match="exists already; name another"):
             Records.create(tmp_path / "run", "", keep=3)
         marks = written.marks()
         with pytest.raises(UsageError, match="another kardam, which is running, writes there"):

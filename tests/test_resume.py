@@ -21,8 +21,6 @@ from kardam.records import endpoint as listened
 from tests.puppet import PHASES, Puppet
 from tests.test_run import SECONDS, finished, kardam, lines, look, started, until
 
-pytestmark = pytest.mark.slow
-
 # A model of two chunks, so that there is a middle between them.
 HOUSE = Path(__file__).parents[1]
 TASK = "digits:hidden=3600"
@@ -76,6 +74,7 @@ def kill_server(server: subprocess.Popen[str], endpoint: str, out: Path, phase: 
     server.wait(timeout=SECONDS)
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_every_phase_goes_on_where_it_was_with_the_workers_it_had(
     tmp_path: Path,
 ) -> None:
@@ -106,6 +105,7 @@ def test_a_server_killed_in_every_phase_goes_on_where_it_was_with_the_workers_it
     assert sum(line["admitted"] for line in journal) == books["admitted"]
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_any_phase_holds_nothing_back_and_may_return(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with started(*serving(out)) as server:
@@ -157,6 +157,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_where_and_resume_goes_on_from_it(
     assert listened(out) in err
 
 
+@pytest.mark.slow
 def test_one_checkpoint_may_begin_another_run_and_the_old_one_stays_as_it_is(
     tmp_path: Path,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 
 from kardam.messages import Verdict
 from kardam.recipe import PRESETS, Recipe
@@ -218,8 +219,17 @@ HELD = {
     "alie:z=1.5+flood": 3.0,
 }
 
-# They ask a copy of the server some thirty times a lie, so their runs are half as long.
+# They ask a copy of the server some thirty times a lie, so their runs are half as long, and slow.
 ASK = ["adaptive", "radius_walk", "hidden_vulnerability"]
+
+
+def cases(table: dict[str, float]) -> list[ParameterSet]:
+    """A case a line; who asks is slow."""
+    return [
+        pytest.param(attack, value, marks=[pytest.mark.slow] * (attack in ASK))
+        for attack, value in table.items()
+    ]
+
 
 # What the growth of a lie does not show, so that `middle` falls to it: its accuracy there, and why.
 FALLS = {
@@ -233,7 +243,7 @@ FALLS = {
 }
 
 
-@pytest.mark.parametrize(("attack", "points"), HELD.items())
+@pytest.mark.parametrize(("attack", "points"), cases(HELD))
 def test_the_default_stays_near_its_attack_free_run(attack: str, points: float) -> None:
     arrivals = ARRIVALS if attack in ASK else 2 * ARRIVALS
     run = world(arrivals, byzantine=3, attack=attack)
@@ -243,7 +253,7 @@ def test_the_default_stays_near_its_attack_free_run(attack: str, points: float) 
     assert share(honest) >= 0.85
 
 
-@pytest.mark.parametrize(("attack", "accuracy"), [(a, at) for a, (at, _) in FALLS.items()])
+@pytest.mark.parametrize(("attack", "accuracy"), cases({a: at for a, (at, _) in FALLS.items()}))
 def test_middle_is_known_to_lose_to_liars_who_grow_like_honest_workers(
     attack: str, accuracy: float
 ) -> None:

@@ -68,7 +68,7 @@ class Experiment:
             ending = Ending("interrupted", 130)
         self._evaluate()
         self._measure()
-        books = self._books("ended", until)
+        books = {**self._books("ended", until), "ending": ending.why}
         self._records.summary(books)
         return Outcome(ending, books, self._records.folder, kept=None)
 

@@ -12,6 +12,7 @@ from operator import itemgetter
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from kardam.errors import TaskError
 from kardam.messages import Manifest, Vector
@@ -25,6 +26,11 @@ def trained(module: nn.Module) -> Named:
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if not named:
         raise TaskError("the model has no parameter that requires a gradient")
+    for name, parameter in named:
+        if is_lazy(parameter):
+            raise TaskError(
+                f"{name!r} has no shape yet: call a lazy module on an example before it is returned"
+            )
     return sorted(named, key=itemgetter(0))
 
 

@@ -156,7 +156,8 @@ function facts() {
       ? `; growth alone at equal speeds: ${percent(bounds.low)} to ${percent(bounds.high)} with f=${books.f}, ${percent(bounds.without)} without liars`
       : "")],
     "staleness": [whole(staleness.median), `95 % ${staleness.p95}, max ${staleness.max}`],
-    "time": [duration(books.seconds), `refused: ${counts(books.refused) || "none"}`],
+    "refused": [whole(books.delivered - books.admitted), counts(books.refused) || "nothing"],
+    "time": [duration(books.seconds), ""],
   };
   $("facts").replaceChildren(...Object.entries(told).map(([name, [value, more]]) => {
     const box = element("div"), fact = element("dd", value);

@@ -9,9 +9,10 @@ import click
 from kardam.checkpoint import kept, load, model_file, save_model
 from kardam.flags import json_option
 from kardam.growth import norm
+from kardam.help import Ordered
 
 
-@click.group("checkpoint")
+@click.group("checkpoint", cls=Ordered, short_help="Models that are kept: list, show, export, new.")
 def checkpoint_group() -> None:
     """Models that are kept: those of a run, or any safetensors file."""
 
@@ -19,7 +20,7 @@ def checkpoint_group() -> None:
 path_argument = click.argument("path", type=click.Path(path_type=Path))
 
 
-@checkpoint_group.command("list")
+@checkpoint_group.command("list", short_help="The checkpoints that a run kept.")
 @click.argument("run", type=click.Path(path_type=Path))
 @json_option
 def list_command(run: Path, as_json: bool) -> None:
@@ -44,7 +45,7 @@ def list_command(run: Path, as_json: bool) -> None:
         click.echo("{path}  {updates:>9,} updates  {bytes:>13,} bytes".format(**row))
 
 
-@checkpoint_group.command("show")
+@checkpoint_group.command("show", short_help="What a model is made of.")
 @path_argument
 @json_option
 def show_command(path: Path, as_json: bool) -> None:
@@ -72,7 +73,7 @@ def show_command(path: Path, as_json: bool) -> None:
         click.echo(f"  {name:<{wide}}  {size:<16}  rms {row['rms']:.3g}")
 
 
-@checkpoint_group.command("export")
+@checkpoint_group.command("export", short_help="Write a model to a file of your own.")
 @path_argument
 @click.argument("file", type=click.Path(path_type=Path))
 def export_command(path: Path, file: Path) -> None:

@@ -3,15 +3,17 @@
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from kardam import __version__, daemon, view
 from kardam.outcome import Outcome
 from kardam.plan import Plan
 from kardam.spec import is_import_path, reads_file
+from kardam.sweep import Choices
 from kardam.view import Books
 
 # Columns, where standard output is no terminal.
@@ -42,9 +44,22 @@ def show(books: Books, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(books))
     else:
-        # A pipe has no width, and wants whole lines.
-        wide = None if sys.stdout.isatty() else PLAIN_WIDTH
-        Console(width=wide).print(view.report(books))
+        _print(view.report(books))
+
+
+def show_sweep(runs: Sequence[tuple[str, Choices, Books]], as_json: bool) -> None:
+    """The runs of a sweep by name, choices and summary: a table, or one object."""
+    if as_json:
+        keys = ("run", "choices", "summary")
+        click.echo(json.dumps({"runs": [dict(zip(keys, run, strict=True)) for run in runs]}))
+    else:
+        _print(view.sweep([(choices, books) for _, choices, books in runs]))
+
+
+def _print(what: RenderableType) -> None:
+    # A pipe has no width, and wants whole lines.
+    wide = None if sys.stdout.isatty() else PLAIN_WIDTH
+    Console(width=wide).print(what)
 
 
 def print_experiment(experiment: str) -> NoReturn:

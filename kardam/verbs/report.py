@@ -8,7 +8,7 @@ import click
 COMPARISON = Path("comparison")
 
 
-@click.command("report")
+@click.command("report", short_help="Pictures and tables of runs, on one page.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option(
     "--out",

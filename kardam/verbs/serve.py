@@ -8,8 +8,8 @@ import uvloop
 
 from kardam import daemon
 from kardam.checkpoint import MODEL, load
+from kardam.experiment import FromFile
 from kardam.flags import (
-    FromFile,
     bind_options,
     chance_options,
     dashboard_option,
@@ -24,7 +24,7 @@ from kardam.plan import Plan
 from kardam.verbs.printing import announce, finish, print_experiment
 
 
-@click.command("serve", cls=FromFile)
+@click.command("serve", short_help="A server that workers join from other shells.", cls=FromFile)
 @click.argument("model", type=click.Path(path_type=Path))
 @recipe_options
 @until_options
@@ -41,7 +41,7 @@ def serve_command(model: Path, dry_run: bool, as_json: bool, **choices: Any) -> 
       kardam serve model.safetensors --bind tcp://127.0.0.1:5555
       kardam serve --resume runs/2026-11-24T18-53-36
     """
-    plan = plan_of(choices, task="")
+    plan = plan_of({"model": model, **choices})
     if dry_run:
         print_experiment(plan.experiment)
     finish(uvloop.run(serve_model(model, plan)), as_json)

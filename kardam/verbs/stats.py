@@ -13,7 +13,7 @@ from kardam.keys import published
 from kardam.verbs.printing import show
 
 
-@click.command("stats")
+@click.command("stats", short_help="What a server has done, and who does what.")
 @click.argument("endpoint")
 @click.option("--token", help="The operator's. [default: what this user's server left here]")
 @click.option("--watch", is_flag=True, help="Again and again, until the run ends or Ctrl-C.")

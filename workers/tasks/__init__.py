@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kardam.errors import KardamError, TaskError, UsageError
-from kardam.spec import build
+from kardam.spec import build, is_import_path, load
 from workers.tasks.digits import digits
 from workers.tasks.npz import npz
 from workers.tasks.splits import SPLITS, Shares, deal
@@ -52,6 +52,13 @@ def load_module(text: str, knob: str, seed: int) -> nn.Module:
     """The module that a text names, or its task's: a function or class of the user's own that gives
     one. Its first weights are the seed's. Raises UsageError, or TaskError for what it raises.
     """
+    if is_import_path(text):
+        module, name, *_ = text.strip().split(":")
+        if isinstance(made := load(module, name, knob), nn.Module):
+            raise UsageError(
+                f"{knob} {text!r}: is a {type(made).__name__} that is made already; name its class,"
+                " or a function that returns it"
+            )
     torch.manual_seed(seed)  # noqa: TID251
     try:
         found = build(text, TASKS, knob, seed=seed)

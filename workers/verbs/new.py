@@ -7,7 +7,7 @@ import click
 from kardam.checkpoint import save_model
 
 
-@click.command("new")
+@click.command("new", short_help="Write the first model of your own module.")
 @click.argument("module")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(

@@ -63,4 +63,4 @@ crew_options = options(
 def end_some_time(choices: dict[str, Any]) -> None:
     """A run that nobody told when it is enough is enough after DEFAULT_ARRIVALS."""
     if all(choices[name] is None for name in ("updates", "arrivals", "seconds", "target")):
-        choices["arrivals"] = click.get_current_context().params["arrivals"] = DEFAULT_ARRIVALS
+        choices["arrivals"] = DEFAULT_ARRIVALS

@@ -8,8 +8,8 @@ import uvloop
 
 from kardam import daemon
 from kardam.errors import UsageError
+from kardam.experiment import FromFile
 from kardam.flags import (
-    FromFile,
     bind_options,
     chance_options,
     dashboard_option,
@@ -27,7 +27,7 @@ from workers.swarm import swarm
 from workers.verbs.evaluation import EVALUATE_EVERY, PATIENCE, last_evaluation, with_deaths
 
 
-@click.command("serve", cls=FromFile)
+@click.command("serve", short_help="A server that workers join from other shells.", cls=FromFile)
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 @click.option("--task", help="What is trained, in place of MODEL: as for run.")
 @recipe_options
@@ -48,11 +48,12 @@ def serve_command(
     \b
     Examples: a new server; one that goes on where it was, whatever ended it
       kardam serve --task digits --bind tcp://127.0.0.1:5555
-      kardam serve --task digits --bind tcp://127.0.0.1:5555 --out runs/mine --resume auto
+      kardam serve --task digits --bind tcp://127.0.0.1:5555 \\
+                   --out runs/mine --resume auto
     """
     if (model is None) == (task is None):
         raise UsageError("expected a MODEL file or --task, and not both")
-    plan = plan_of(choices, task or "")
+    plan = plan_of({"model": model, "task": task, **choices})
     if dry_run:
         print_experiment(plan.experiment)
     finish(uvloop.run(serve_model(model, plan) if model else _serve_task(plan)), as_json)

@@ -1,12 +1,12 @@
-"""kardam simulate: an experiment without a server, in one process."""
+"""kardam simulate: an experiment, or a sweep of them, without a server and in one process."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
+from kardam.experiment import FromFile, resolved
 from kardam.flags import (
-    FromFile,
     chance_options,
     file_argument,
     json_option,
@@ -14,18 +14,20 @@ from kardam.flags import (
     out_options,
     recipe_of,
     recipe_options,
-    resolved,
     until_of,
     until_options,
 )
 from kardam.live import Bar
+from kardam.outcome import Outcome
 from kardam.records import Records, check_new
-from kardam.verbs.printing import finish, print_experiment
 from workers.crew import crew
 from workers.verbs.options import crew_options, end_some_time, quiet_option, task_option
+from workers.verbs.playing import Ready, play
 
 
-@click.command("simulate", cls=FromFile)
+@click.command(
+    "simulate", short_help="The same on virtual time: seconds for minutes.", cls=FromFile
+)
 @file_argument
 @task_option
 @recipe_options
@@ -41,35 +43,37 @@ from workers.verbs.options import crew_options, end_some_time, quiet_option, tas
 @quiet_option
 @json_option
 def simulate_command(
-    experiment: Path | None,
-    task: str,
-    dry_run: bool,
-    quiet: bool,
-    as_json: bool,
-    **choices: Any,
+    experiment: Path | None, dry_run: bool, quiet: bool, as_json: bool, **choices: Any
 ) -> None:
     """The same experiment on virtual time, in one process: the seed is the run.
 
     Seconds are those of the latencies, not of this machine. EXPERIMENT.toml is as for run.
 
     \b
-    Examples:
+    Examples: one run; one as a file tells it; and a sweep
       kardam simulate --byzantine 3 --attack alie:z=1.5 --arrivals 3000 --seed 1
       kardam simulate runs/liars/experiment.toml
+      kardam simulate presets --out runs/presets
     """
     end_some_time(choices)
+    play(prepare, choices, dry_run=dry_run, quiet=quiet, as_json=as_json)
+
+
+def prepare(choices: dict[str, Any]) -> Ready:
+    everything = dict(choices)
     recipe = recipe_of(choices)
-    text = resolved(click.get_current_context(), recipe)
+    experiment = resolved(everything, recipe)
     until, out = until_of(choices), choices.pop("out") or new_run()
-    seed, split = choices.pop("seed"), choices.pop("split")
+    task, seed, split = choices.pop("task"), choices.pop("seed"), choices.pop("split")
     members = crew(n=recipe.n, seed=seed, **choices)
     check_new(out)
-    if dry_run:
-        print_experiment(text)
-    # Torch is loaded by those who compute, and no other verb of this process does.
-    from workers import laboratory
 
-    with Records.create(out, text, keep=1) as records, Bar(quiet) as bar:
-        one = laboratory.Experiment(recipe, members, task, split, seed, records)
-        outcome = one.run(until, bar)
-    finish(outcome, as_json)
+    def begin(quiet: bool) -> Outcome:
+        # Torch is loaded by those who compute, and no other verb of this process does.
+        from workers import laboratory
+
+        with Records.create(out, experiment, keep=1) as records, Bar(quiet) as bar:
+            one = laboratory.Experiment(recipe, members, task, split, seed, records)
+            return one.run(until, bar)
+
+    return Ready(experiment, begin)

@@ -23,7 +23,7 @@ from workers.verbs.options import pace_options
 WORKER_PATIENCE = 600.0
 
 
-@click.command("work")
+@click.command("work", short_help="Workers for a server: honest, slow or lying.")
 @click.argument("endpoint")
 @click.option("--count", type=int, default=1, show_default=True, help="How many workers.")
 @click.option("--attack", default=HONEST, show_default=True, help="What they do to their answers.")

@@ -1,0 +1,110 @@
+"""A server, asked from afar in the order in which things fail: name, TCP, key, version.
+
+No token is needed, nobody's session is touched, and the first failure is the last line.
+"""
+
+import socket
+import time
+from collections.abc import Iterator
+from functools import partial
+from urllib.parse import urlsplit
+
+import zmq
+
+from kardam import __version__
+from kardam.client import check_endpoint
+from kardam.doctor.finding import Finding, fail, ok
+from kardam.errors import Denied as Refused
+from kardam.errors import Unreachable
+from kardam.messages import Denied, Hello
+from kardam.protocol import PROTOCOL, ProtocolError, decode_down, encode
+
+# Seconds that each step may take.
+PATIENCE = 3.0
+
+# The first words of ZeroMQ's own handshake (ZMTP 3.0): signature, version, mechanism, padding.
+SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
+GREETING = SIGNATURE + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+
+
+def look(endpoint: str) -> Iterator[Finding]:
+    """Each step's finding, up to the first that fails. Raises UsageError for no endpoint."""
+    parts = urlsplit(check_endpoint(endpoint))
+    host, port = str(parts.hostname), int(parts.port or 0)
+    steps = [partial(_name, host), partial(_tcp, host, port), partial(_key, host, port)]
+    for step in [*steps, partial(_version, endpoint)]:
+        yield (found := step())
+        if found.state == "fail":
+            return
+
+
+def _name(host: str) -> Finding:
+    try:
+        found = socket.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        cure = "spell the host as the server's --bind does, or give its number"
+        return fail("name", f"no such host {host!r} ({error.strerror})", cure, Unreachable.code)
+    return ok("name", f"{host} is {', '.join(sorted({str(at[4][0]) for at in found}))}")
+
+
+def _tcp(host: str, port: int) -> Finding:
+    begun = time.perf_counter()
+    try:
+        socket.create_connection((host, port), timeout=PATIENCE).close()
+    except ConnectionRefusedError:
+        told = f"nobody listens at port {port} of {host}"
+        cure = "start kardam serve there, and compare the port with the line that it prints"
+    except TimeoutError:
+        told = f"no answer within {PATIENCE:g} s from port {port} of {host}"
+        cure = "let a firewall between you and the server pass this port"
+    except OSError as error:
+        told, cure = f"{host}:{port}: {error.strerror}", "look at the network of this machine"
+    else:
+        return ok("tcp", f"port {port} answers in {1e3 * (time.perf_counter() - begun):.1f} ms")
+    return fail("tcp", told, cure, Unreachable.code)
+
+
+def _key(host: str, port: int) -> Finding:
+    """Which mechanism the other side's ZeroMQ asks for, by its own greeting."""
+    theirs = b""
+    try:
+        with socket.create_connection((host, port), timeout=PATIENCE) as line:
+            line.sendall(GREETING)
+            while len(theirs) < len(GREETING) and (more := line.recv(len(GREETING))):
+                theirs += more
+    except OSError:
+        pass  # what came before it is all that there is to tell
+    if len(theirs) < len(GREETING) or (theirs[0], theirs[9]) != (SIGNATURE[0], SIGNATURE[9]):
+        said = f"it says {theirs[:24]!r}" if theirs else "it says nothing"
+        cure = "ask whoever runs that machine what listens there; kardam serve prints its endpoint"
+        return fail("key", f"no ZeroMQ listens there: {said}", cure, Unreachable.code)
+    mechanism = theirs[12:32].rstrip(b"\0").decode("ascii", "replace")
+    if mechanism != "NULL":
+        told = f"the server asks for {mechanism}, and kardam {__version__} has no keys"
+        cure = "install here what the server has"
+        return fail("key", told, cure, Refused.code)
+    return ok("key", "none is asked for: the line is plain TCP")
+
+
+def _version(endpoint: str) -> Finding:
+    """Say hello, without a token, so that the answer is no; a no in our words is what we want."""
+    hello = Hello(PROTOCOL, __version__, "operator", "", "doctor", byzantine=False, holds=())
+    with zmq.Context() as context, context.socket(zmq.DEALER) as asking:
+        asking.set(zmq.LINGER, 0)
+        asking.connect(endpoint)
+        asking.send_multipart(encode(hello))
+        try:
+            answer = None
+            if asking.poll(int(1000 * PATIENCE)):
+                answer, _ = decode_down(asking.recv_multipart())
+        except ProtocolError as error:
+            cure = "compare kardam --version here and there"
+            return fail("version", f"it answers what is no message: {error}", cure, Refused.code)
+    if not isinstance(answer, Denied):
+        cure = "wait, if the server is busy; else it is another program"
+        told = f"no answer to hello within {PATIENCE:g} s" if answer is None else f"got {answer}"
+        return fail("version", told, cure, Unreachable.code)
+    if "protocol" in answer.reason:
+        cure = f"install one version at both ends; this is kardam {__version__}"
+        return fail("version", answer.reason, cure, Refused.code)
+    return ok("version", f"a kardam server, which speaks protocol {PROTOCOL} as this one does")
