@@ -24,7 +24,7 @@ import zmq
 
 from kardam import daemon
 from kardam.client import Client
-from kardam.messages import Gradient, Manifest, Vector, Verdict
+from kardam.messages import Gradient, Manifest, Vector
 from kardam.recipe import Recipe
 from kardam.records import Records
 from kardam.server import Server
@@ -153,11 +153,11 @@ def _turns(pool: list[Vector]) -> Iterator[Vector]:
 # --- kardam ---
 
 
-def kardam(name: str, preset: str) -> Wire:
+def kardam(name: str, preset: str, record: bool = False, durable: bool = False) -> Wire:
     """A server by this preset and its journal, as `kardam serve` has them; workers on a Client."""
 
     def serve(d: int, workers: int, ready: Callable[[Any], None]) -> None:
-        uvloop.run(_serve(d, workers, preset, ready))
+        uvloop.run(_serve(d, workers, preset, record, durable, ready))
 
     @contextlib.contextmanager
     def work(where: Any, index: int, d: int, pool: list[Vector]) -> Iterator[Cycle]:
@@ -176,20 +176,23 @@ def kardam(name: str, preset: str) -> Wire:
     return Wire(name, serve, work)
 
 
-async def _serve(d: int, workers: int, preset: str, ready: Callable[[Any], None]) -> None:
+async def _serve(
+    d: int, workers: int, preset: str, record: bool, durable: bool, ready: Callable[[Any], None]
+) -> None:
     sessions = primed(d, workers, preset)
     tokens = [sessions.tokens.issue(worker) for worker in range(workers)]
     with tempfile.TemporaryDirectory() as folder, Records.create(Path(folder), "", 1) as records:
         server: Server
-
-        def observe(verdict: Verdict, _: float) -> None:
-            records.verdict(verdict, server.now)
-
-        async with served(sessions, "tcp://127.0.0.1:0", observe) as server:
+        if record or durable:
+            records.record({}, whole=record, durable=durable)
+        sessions.descent.hear = lambda event, verdict: records.hear(event, verdict, server.now)
+        settle = records.settle if durable else None
+        async with served(sessions, "tcp://127.0.0.1:0", settle=settle) as server:
             ready((server.endpoint, tokens))
             while True:
                 await asyncio.sleep(FLUSH)
                 records.flush()
+                records.settle()
 
 
 def primed(d: int, workers: int, preset: str) -> Sessions:

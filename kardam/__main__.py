@@ -3,6 +3,13 @@
 Imports are few: `kardam stats` must answer at once. Never in here: what a verb does (verbs/).
 """
 
+import os
+
+# One compute thread a process, said before numpy and torch look: many processes share these cores,
+# and a sum comes out the same to the last bit when it is done again.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
 import logging
 import sys
 from typing import NoReturn
@@ -13,6 +20,8 @@ from kardam import __version__
 from kardam.errors import EXIT_CODES, KardamError
 from kardam.help import Ordered
 from kardam.verbs.checkpoint import checkpoint_group
+from kardam.verbs.explain import explain_command
+from kardam.verbs.replay import replay_command
 from kardam.verbs.report import report_command
 from kardam.verbs.serve import serve_command
 from kardam.verbs.stats import stats_command
@@ -46,6 +55,8 @@ def cli(verbose: bool) -> None:
 cli.add_command(serve_command)
 cli.add_command(stats_command)
 cli.add_command(report_command)
+cli.add_command(replay_command)
+cli.add_command(explain_command)
 cli.add_command(checkpoint_group)
 
 

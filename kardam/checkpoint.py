@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,19 +160,25 @@ def place(folder: Path, updates: int) -> Path:
     return path
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Throw away all but the newest, and what a crash left unfinished."""
+def prune(folder: Path, keep: int, but: Collection[str] = ()) -> None:
+    """Throw away all but the newest and those named `but`, and what a crash left unfinished."""
     for path in (*sorted(_all(folder), key=_order)[:-keep], *folder.glob(UNFINISHED + "*")):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.name not in but:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _all(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if _NAME.fullmatch(path.name)]
 
 
+def updates(path: Path) -> int:
+    """After how many updates this checkpoint was kept."""
+    return _order(path)[0]
+
+
 def _order(path: Path) -> tuple[int, int]:
-    updates, _, again = path.name.partition(".")
-    return int(updates), int(again or 0)
+    version, _, again = path.name.partition(".")
+    return int(version), int(again or 0)
 
 
 class _Vectors:

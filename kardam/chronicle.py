@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kardam import checkpoint
+from kardam.checkpoint import CHECKPOINTS, PLAIN
 from kardam.errors import UsageError
 from kardam.records import EXPERIMENT, JOURNAL, METRICS, SUMMARY
 
@@ -124,6 +126,35 @@ def read_all(folders: Sequence[Path]) -> list[Chronicle]:
     if len({run.name for run in found.values()}) < len(found):
         return [replace(run, name=str(folder)) for folder, run in found.items()]
     return list(found.values())
+
+
+def verdicts(run: Path) -> Iterator[dict[str, Any]]:
+    """The lines of its journal. Raises UsageError where it has none."""
+    try:
+        yield from _lines(run / JOURNAL)
+    except OSError as error:
+        raise UsageError(f"{run / JOURNAL}: {error.strerror}; expected a run") from error
+    except ValueError as error:
+        raise UsageError(f"{run / JOURNAL}: not as kardam writes it: {error}") from error
+
+
+class Person(NamedTuple):
+    """What a worker's owner says that it is."""
+
+    label: str
+    byzantine: bool
+
+
+def people(run: Path) -> dict[int, Person]:
+    """Who is said to be what, by the summary, or the newest checkpoint of a run that has none."""
+    rows: list[Any] = []
+    newest = checkpoint.newest(run / CHECKPOINTS)
+    if (run / SUMMARY).is_file():
+        rows = json.loads((run / SUMMARY).read_text())["workers"]
+    elif newest is not None:
+        told = json.loads((newest / PLAIN).read_text())["sessions"].get("stats", {"workers": []})
+        rows = [{"worker": worker, **row} for worker, row in told["workers"]]
+    return {row["worker"]: Person(row["label"], row["byzantine"]) for row in rows}
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +28,7 @@ from kardam.outcome import Ending, Outcome, ending_of
 from kardam.plan import Plan, Until
 from kardam.recipe import Recipe
 from kardam.records import NOTHING, Records
+from kardam.recovery import Retold, caught_up
 from kardam.scribe import Scribe
 from kardam.server import Server, serve
 from kardam.sessions import Sessions, Terms
@@ -98,11 +100,10 @@ class Run:
         asked.add_done_callback(lambda _: self._wake.set())
 
     def observe(self, verdict: Verdict, took: float) -> None:
-        """Write it down, and look at once where something is due: a run of so many arrivals is not
-        a few more.
+        """Show it, and look at once where something is due: a run of so many arrivals is not a few
+        more.
         """
         now = self.server.now
-        self.scribe.verdict(verdict, now)
         if self.page is not None:
             self.page.record(verdict, took)
         if self._stats.stalled or self._until.reached(self._stats, 0.0) or self.scribe.due(now):
@@ -150,27 +151,42 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
     pages.keep()
     memory.raise_files()
     before: State | None = None
+    retold: list[Retold] = []
     if plan.checkpoint is not None:
         kept = checkpoint.restore(plan.checkpoint)
         if kept.manifest != manifest:
             raise UsageError(f"--resume {plan.checkpoint}: its model is not made like this one")
         before, x = kept.state, kept.x
+        if plan.in_place:
+            before, retold = caught_up(plan.out, kept)
     sessions = house(plan.recipe, x, manifest, seed=plan.seed, task=plan.task, split=plan.split)
     sessions.progress = lambda now: plan.until.share(sessions.stats, now)
     seconds = 0.0
     if before is not None:
         seconds = before["seconds"]
         sessions.restore(before["sessions"], seconds)
+        for verdict, second, _ in retold:
+            sessions.stats.record(verdict, second)
     run: Run
     with interrupts() as asked, _door(plan.dashboard) as door:
         async with serve(
-            sessions, plan.bind, lambda verdict, took: run.observe(verdict, took), seconds
+            sessions,
+            plan.bind,
+            lambda verdict, took: run.observe(verdict, took),
+            seconds,
+            (lambda: run.scribe.settle()) if plan.durable else None,
         ) as server:
             # Who has no port leaves no directory; and no message comes before the first `await`.
             with _records(plan, before) as records, published(server):
                 records.environment(_environment(server))
-                run = Run(server, plan.until, Scribe(sessions, records, plan.every, seconds), asked)
-                run.scribe.begin(server.now)
+                for each in retold:
+                    records.verdict(*each)
+                if plan.record or plan.durable:
+                    records.record(asdict(plan.recipe), whole=plan.record, durable=plan.durable)
+                scribe = Scribe(sessions, records, plan.every, lambda: server.now, plan.durable)
+                sessions.descent.hear = scribe.hear
+                run = Run(server, plan.until, scribe, asked)
+                scribe.begin()
                 async with _dashboard(run, door):
                     yield run
 

@@ -15,6 +15,7 @@ import numpy as np
 from kardam.aggregators import clipped_median
 from kardam.dampening import Dampening
 from kardam.errors import UsageError
+from kardam.events import Forgetting, Hear, Lending, Receiving, Refusing, unheard
 from kardam.gathering import Buffered, Gathering, OnArrival, weighted
 from kardam.growth import Change, Evidence, History, Trace
 from kardam.lens import Exact, Lens, Step
@@ -54,7 +55,7 @@ class Descent(Stateful):
     again. It waits for no growth (which needs a model that moved) and no coalition of f owns it.
 
     `knobs` are the choices behind the rules, by their flags: a state goes only where they are the
-    same.
+    same. `hear` is told of everything that changes it, in order.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Descent(Stateful):
         self._lent: dict[WorkerId, list[Loan]] = {worker: [] for worker in range(n)}
         self._tickets = 0
         self._knobs = dict(knobs or {})
+        self.hear: Hear = unheard
 
     # --- loans ---
 
@@ -108,6 +110,7 @@ class Descent(Stateful):
             raise ValueError(f"worker {worker} has {LOANS_MAX} models to answer already")
         self._tickets += 1
         self._lent[worker].append(Loan(self._tickets, self.model.version, self._trace))
+        self.hear(Lending(worker, self._tickets), None)
         return HandOut(self._tickets, worker, self.model)
 
     def lent(self, worker: WorkerId, ticket: int) -> Loan | None:
@@ -116,7 +119,9 @@ class Descent(Stateful):
 
     def forget(self, worker: WorkerId, but: tuple[int, ...] = ()) -> None:
         """Close this worker's loans, except those under the tickets `but`."""
-        self._lent[worker] = [loan for loan in self._lent[worker] if loan.ticket in but]
+        if self._lent[worker]:
+            self._lent[worker] = [loan for loan in self._lent[worker] if loan.ticket in but]
+            self.hear(Forgetting(worker, but), None)
 
     def _give_back(self, worker: WorkerId, ticket: int) -> Loan | None:
         """Close a loan. Loans are answered in order: what was lent before it is forfeit."""
@@ -128,7 +133,9 @@ class Descent(Stateful):
     def refuse(self, worker: WorkerId, ticket: int, rule: str) -> Verdict:
         """Close a loan, if it is open, for what went wrong before there was a gradient."""
         loan = self._give_back(worker, ticket)
-        return self._verdict(Gradient(worker, ticket, self.model.x[:0]), Refusal(rule), loan)
+        verdict = self._verdict(Gradient(worker, ticket, self.model.x[:0]), Refusal(rule), loan)
+        self.hear(Refusing(worker, ticket, rule), verdict)
+        return verdict
 
     # --- the way of one gradient ---
 
@@ -136,16 +143,21 @@ class Descent(Stateful):
         """Judge one gradient, and step if it completes an update. Never raises for what a worker
         sent.
         """
-        loan = self._give_back(gradient.worker, gradient.ticket)
-        if loan is None:
-            return self._verdict(gradient, Refusal(UNASKED))
+        worker, ticket = gradient.worker, gradient.ticket
+        if self.lent(worker, ticket) is None:
+            return self.refuse(worker, ticket, UNASKED)
         if gradient.g.shape != self.model.x.shape or gradient.g.dtype != np.float32:
-            return self._verdict(gradient, Refusal("malformed"), loan)
+            return self.refuse(worker, ticket, "malformed")
+        loan = self._give_back(worker, ticket)
+        assert loan is not None  # it was there just now
         evidence = self._measure(gradient, loan)
-        if not evidence.norm < math.inf:
+        if evidence.norm < math.inf:
+            verdict = self._judge(gradient, loan, evidence)
+        else:
             self.filter.judge(evidence)
-            return self._verdict(gradient, Refusal("nonfinite", evidence.norm), loan, evidence)
-        return self._judge(gradient, loan, evidence)
+            verdict = self._verdict(gradient, Refusal("nonfinite", evidence.norm), loan, evidence)
+        self.hear(Receiving(gradient), verdict)
+        return verdict
 
     def _measure(self, gradient: Gradient, loan: Loan) -> Evidence:
         g, length = self._lens.look(gradient.g)
@@ -171,20 +183,20 @@ class Descent(Stateful):
     def _judge(self, gradient: Gradient, loan: Loan, evidence: Evidence) -> Verdict:
         # Both learn from every gradient, whatever becomes of it.
         refusal = self.filter.judge(evidence)
-        weight = self.dampening.weigh(evidence)
+        dampening = self.dampening.weigh(evidence)
         if not self.filter.ready:
             return self._start_up(gradient, loan, evidence)
         if refusal is None:
             refusal = self.gathering.refuse(gradient.worker, evidence.staleness)
         if refusal is not None:
-            return self._verdict(gradient, refusal, loan, evidence)
-        weight *= self.filter.scale(evidence)
+            return self._verdict(gradient, refusal, loan, evidence, dampening=dampening)
+        weight = dampening * self.filter.scale(evidence)
         self.filter.admit(evidence)
         if self.gathering.alone:
             self._step(gradient.g, weight, evidence.g)
         elif (g := self.gathering.add(gradient.worker, gradient.g, weight)) is not None:
             self._step(g)
-        return self._verdict(gradient, None, loan, evidence, weight)
+        return self._verdict(gradient, None, loan, evidence, weight, dampening=dampening)
 
     def _start_up(self, gradient: Gradient, loan: Loan, evidence: Evidence) -> Verdict:
         if self._first.refuse(gradient.worker, evidence.staleness) is not None:
@@ -218,6 +230,7 @@ class Descent(Stateful):
         """
         loans = self._lent[worker]
         twin = copy(self)
+        twin.hear = unheard
         for learner in ("filter", "dampening", "gathering", "optimizer", "_first"):
             setattr(twin, learner, deepcopy(getattr(self, learner)))
         twin._lent = dict(self._lent)
@@ -285,6 +298,7 @@ class Descent(Stateful):
         evidence: Evidence | None = None,
         weight: float = 0.0,
         rule: str = "",
+        dampening: float = math.nan,
     ) -> Verdict:
         """All that is known of this gradient, in one record; None refuses nothing."""
         seen = refusal if refusal is not None else Refusal(rule)
@@ -308,6 +322,7 @@ class Descent(Stateful):
             norm=evidence.norm if evidence is not None else math.nan,
             declared=gradient.declared.growth if gradient.declared is not None else math.nan,
             weight=weight,
+            dampening=dampening,
             updates=self.model.version,
         )
 

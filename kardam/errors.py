@@ -48,10 +48,16 @@ class Unwritable(KardamError):
     code = 7
 
 
+class Different(KardamError):
+    """What was recorded is not what comes of it."""
+
+    code = 8
+
+
 class Killed(KardamError):
     """A process of ours was ended by a signal that is not ours."""
 
-    code = 8
+    code = 9
 
 
 class Interrupted(KardamError):
@@ -80,7 +86,8 @@ EXIT_CODES = {
     5: "no server reached, or the port is taken",
     6: "the server refused: version, token or role",
     7: "the run directory could not be written",
-    8: "a worker's process was killed",
+    8: "a replay came to something else than its recording",
+    9: "a worker's process was killed",
     130: "interrupted (Ctrl-C), after an orderly end",
     143: "terminated (SIGTERM), after an orderly end",
 }

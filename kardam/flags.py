@@ -127,8 +127,18 @@ out_options = options(
     click.option("--dry-run", is_flag=True, help="Print the resolved experiment, and do nothing."),
 )
 
+record_option = click.option(
+    "--record", is_flag=True, help="Keep every gradient, too, as it arrived: for kardam replay."
+)
+
 record_options = options(
     out_options,
+    record_option,
+    click.option(
+        "--durable",
+        is_flag=True,
+        help="Have each gradient on the disk before its verdict leaves: no crash loses one.",
+    ),
     click.option(
         "--resume",
         metavar="PATH|auto",
@@ -231,4 +241,6 @@ def plan_of(choices: dict[str, Any]) -> Plan:
         checkpoint=found.checkpoint if found is not None else None,
         in_place=in_place,
         dashboard=choices.pop("dashboard"),
+        record=choices.pop("record"),
+        durable=choices.pop("durable"),
     )

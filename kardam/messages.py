@@ -116,6 +116,7 @@ class Verdict:
     `reading`    what the filter compares of it, refused or not, with the band that was in force
                  then, `band_low` to `band_high` (see Stage.reading)
     `norm`       ||g||
+    `dampening`  Lambda; not known of what came before the filter was ready
     `weight`     what it was multiplied by before the rate: dampening times clip; 0 if refused
     """
 
@@ -135,6 +136,7 @@ class Verdict:
     band_low: float = float("nan")
     band_high: float = float("nan")
     norm: float = float("nan")
+    dampening: float = float("nan")
     weight: float = 0.0
 
 

@@ -93,7 +93,8 @@ class Plan:
     """A server to be: what it does, until when, where it listens, what it tells its workers of the
     task (empty where it knows none), and what it leaves behind.
 
-    `dashboard` is the port of a page to look at, if there is to be one.
+    `dashboard` is the port of a page to look at, if there is to be one. `record`: what was received
+    stays, gradients and all; `durable`: it is on the disk before anything of it leaves.
 
     `experiment` is the text of its file, `out` its directory. A run that goes on from a
     `checkpoint` does so in its own directory (`in_place`), or begins another one.
@@ -112,3 +113,5 @@ class Plan:
     checkpoint: Path | None = None
     in_place: bool = False
     dashboard: int | None = None
+    record: bool = False
+    durable: bool = False

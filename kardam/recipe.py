@@ -4,7 +4,7 @@ Wiring: it knows every rule's table, and no rule knows it.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -142,6 +142,12 @@ class Recipe:
         """A new Descent by this recipe, from x_0; `root` is the gradient on `root_examples` that
         are trusted, if there are any, and a sketched memory draws its secret from `chance`.
         """
+        return Descent(x, **self.parts(x.size, root, chance))
+
+    def parts(
+        self, d: int, root: Root | None = None, chance: np.random.Generator | None = None
+    ) -> dict[str, Any]:
+        """All that a Descent over d numbers is made of, but for x_0."""
         filter = chain(self.filter, self.n, self.f, table={**STAGES, **TRUSTED}, root=root)
         dampening = build(self.dampening, DAMPENINGS, "--dampening", n=self.n, f=self.f)
         if filter.exact and self.memory != "exact":
@@ -151,18 +157,17 @@ class Recipe:
             )
         # Where nothing compares, there is nothing to remember.
         memory = self.memory if filter.stages or dampening.compares else "exact"
-        return Descent(
-            x,
-            n=self.n,
-            f=self.f,
-            filter=filter,
-            dampening=dampening,
-            rate=build(self.rate, RATES, "--rate"),
-            optimizer=build(self.optimizer, OPTIMIZERS, "--optimizer"),
-            gathering=self._gathering(),
-            lens=build(memory, MEMORIES, "--memory", d=x.size, chance=chance),
+        return {
+            "n": self.n,
+            "f": self.f,
+            "filter": filter,
+            "dampening": dampening,
+            "rate": build(self.rate, RATES, "--rate"),
+            "optimizer": build(self.optimizer, OPTIMIZERS, "--optimizer"),
+            "gathering": self._gathering(),
+            "lens": build(memory, MEMORIES, "--memory", d=d, chance=chance),
             # The rate is no knob of the state: it remembers nothing, and may be another.
-            knobs={
+            "knobs": {
                 "--workers": self.n,
                 "--f": self.f,
                 "--filter": self.filter,
@@ -172,7 +177,7 @@ class Recipe:
                 "--aggregator": self.aggregator,
                 "--memory": self.memory,
             },
-        )
+        }
 
     def _gathering(self) -> Gathering:
         knob = "--aggregator"

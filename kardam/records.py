@@ -2,17 +2,17 @@
 
     experiment.toml    every choice, resolved, with the seed: `kardam run` of it is this run again
     environment.json   host, date, versions, endpoint: outside any promise of determinism
-    journal.jsonl      one line a verdict: its second, and the fields of `messages.Verdict`
+    journal.jsonl      one line a verdict: its second, the gradient's fingerprint, and the fields of
+                       `messages.Verdict`
     metrics.jsonl      how the run stood, about once a second
     checkpoints/       models and server states, the newest few
+    recording/         the gradients themselves, and all else that happened (see tape)
     summary.json       the books at the end, and what ended it
 
 `kardam report` adds report.html and figures/.
 Never in here: what is worth writing, or when.
 """
 
-import contextlib
-import fcntl
 import json
 import math
 from collections.abc import Mapping
@@ -20,11 +20,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from kardam import checkpoint
-from kardam.checkpoint import CHECKPOINTS
+from kardam import checkpoint, tape
+from kardam.checkpoint import CHECKPOINTS, kept
 from kardam.errors import Unwritable, UsageError
-from kardam.messages import Manifest, Vector, Verdict
+from kardam.events import Event, Receiving
+from kardam.fingerprint import fingerprint
+from kardam.logs import Log
+from kardam.messages import Manifest, Model, Vector, Verdict
+from kardam.recording import Recording, cut
 from kardam.state import State
+from kardam.tape import Mark
 
 EXPERIMENT, ENVIRONMENT = "experiment.toml", "environment.json"
 JOURNAL, METRICS, SUMMARY = "journal.jsonl", "metrics.jsonl", "summary.json"
@@ -35,60 +40,17 @@ NOTHING: State = {"journal": 0, "metrics": 0}
 _VERDICT = tuple(field.name for field in fields(Verdict))
 
 
-class Log:
-    """A file of lines of JSON that only grows. Where it can not, it ends: no hole follows."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lines: list[str] = []
-        self._ended = False
-        # Unbuffered: what is not written yet is in `_lines`, and nowhere else.
-        self._file = path.open("ab", buffering=0)
-        self.position = self._file.tell()
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise UsageError(f"{path}: another kardam, which is running, writes there") from error
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Another line, written at the next `flush`."""
-        if not self._ended:
-            self._lines.append(json.dumps(record) + "\n")
-
-    def flush(self) -> None:
-        """Write what was added. Raises Unwritable once, and then ends at the last whole line."""
-        data = memoryview("".join(self._lines).encode())
-        self._lines.clear()
-        start = self.position
-        try:
-            while data:
-                written = self._file.write(data)
-                self.position += written
-                data = data[written:]
-        except OSError as error:
-            self._ended = True
-            with contextlib.suppress(OSError):
-                self.cut(start)
-            raise Unwritable(f"{self.path}: {error.strerror}; it ends here") from error
-
-    def cut(self, position: int) -> None:
-        """Forget what stands behind this position."""
-        self._file.truncate(position)
-        self._file.seek(position)
-        self.position = position
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class Records:
     """The directory of a run that is going on. As a context: closed after."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
+        self.recording: Recording | None = None
         self._keep = keep
         self._journal, self._metrics = Log(folder / JOURNAL), Log(folder / METRICS)
+        self._recipe: Mapping[str, Any] = {}
+        # Where in the recording each of our checkpoints lies.
+        self._marks: dict[str, Mark] = {}
 
     @classmethod
     def create(cls, folder: Path, experiment: str, keep: int) -> Self:
@@ -108,11 +70,13 @@ class Records:
         """
         try:
             records = cls(folder, keep)
+            records._journal.mend(marks["journal"])
+            records._metrics.mend(marks["metrics"])
+            if (mark := marks.get("recording")) is not None:
+                cut(folder, Mark(**mark))
+            (folder / SUMMARY).unlink(missing_ok=True)
         except OSError as error:
             raise Unwritable(f"{folder}: {error.strerror}") from error
-        records._journal.cut(marks["journal"])
-        records._metrics.cut(marks["metrics"])
-        (folder / SUMMARY).unlink(missing_ok=True)
         return records
 
     def __enter__(self) -> Self:
@@ -121,22 +85,33 @@ class Records:
     def __exit__(self, *_: object) -> None:
         self._journal.close()
         self._metrics.close()
+        if self.recording is not None:
+            self.recording.close()
+
+    def record(self, recipe: Mapping[str, Any], *, whole: bool, durable: bool) -> None:
+        """From now on keep what happens to the descent, too. It can be played from the next
+        checkpoint on, by this recipe; unless the `whole` is to stay, from the oldest that is kept.
+
+        Raises Unwritable.
+        """
+        self._recipe = recipe
+        self.recording = Recording(self.folder, whole, durable)
 
     def environment(self, facts: Mapping[str, Any]) -> None:
         """Where and with what the run is."""
         self._write(ENVIRONMENT, facts)
 
-    def verdict(self, verdict: Verdict, now: float) -> None:
-        """One judged gradient, at this second."""
-        record: dict[str, Any] = {"seconds": round(now, 6)}
-        for name in _VERDICT:
-            value = getattr(verdict, name)
-            # JSON has no word for infinity; what is not a number is not known, and left out.
-            if type(value) is not float or math.isfinite(value):
-                record[name] = value
-            elif math.isinf(value):
-                record[name] = "inf"
-        self._journal.add(record)
+    def hear(self, event: Event, verdict: Verdict | None, seconds: float) -> None:
+        """Something happened to the descent. Raises Unwritable where a recording ends."""
+        print_ = fingerprint(event.gradient.g) if isinstance(event, Receiving) else ""
+        if verdict is not None:
+            self.verdict(verdict, seconds, print_)
+        if self.recording is not None:
+            self.recording.hear(event, seconds, print_)
+
+    def verdict(self, verdict: Verdict, seconds: float, print_: str = "") -> None:
+        """One judged gradient, at this second, and its fingerprint."""
+        self._journal.add(entry(verdict, seconds, print_))
 
     def measure(self, metrics: Mapping[str, Any]) -> None:
         """How the run stands."""
@@ -149,16 +124,46 @@ class Records:
         finally:
             self._metrics.flush()
 
+    def keeps(self, model: Model, seconds: float) -> None:
+        """Here is a checkpoint, or the end: the recording has the model's fingerprint, and is
+        written. Raises Unwritable.
+        """
+        if self.recording is not None:
+            self.recording.keeps(model, seconds)
+            self.recording.flush()
+
+    def settle(self) -> None:
+        """What was recorded so far is written, and if it is to be durable, on the disk. Raises
+        Unwritable.
+        """
+        if self.recording is not None:
+            self.recording.flush()
+
     def marks(self) -> State:
-        """How far the files are, for `reopen`."""
-        return {"journal": self._journal.position, "metrics": self._metrics.position}
+        """How far the files are, all flushed, for `reopen`."""
+        mark = self.recording.mark() if self.recording is not None else None
+        return {
+            "journal": self._journal.position,
+            "metrics": self._metrics.position,
+            "recording": mark._asdict() if mark is not None else None,
+        }
 
     def checkpoint(self, manifest: Manifest, x: Vector, state: State, updates: int) -> Path:
         """Keep a state, and of the older ones the newest few. Raises Unwritable."""
         folder = self.folder / CHECKPOINTS
         path = checkpoint.place(folder, updates)
+        # What its marks speak of is there before it.
+        self._journal.settle()
+        self._metrics.settle()
         checkpoint.save(path, manifest, x, state)
-        checkpoint.prune(folder, self._keep)
+        recording, mark = self.recording, state["records"]["recording"]
+        if recording is not None and mark is not None:
+            if not self._marks:
+                recording.begins(path.name, self._recipe)
+            self._marks[path.name] = Mark(**mark)
+        checkpoint.prune(folder, self._keep, but=tape.starts(self.folder))
+        if recording is not None and (oldest := self._marks.get(kept(folder)[0].name)) is not None:
+            recording.drop_before(oldest)
         return path
 
     def summary(self, books: Mapping[str, Any]) -> None:
@@ -173,6 +178,20 @@ class Records:
             beside.rename(path)
         except OSError as error:
             raise Unwritable(f"{path}: {error.strerror}") from error
+
+
+def entry(verdict: Verdict, seconds: float, print_: str = "") -> dict[str, Any]:
+    """A line of the journal: what is not known is left out, and JSON has no word for infinity."""
+    record: dict[str, Any] = {"seconds": round(seconds, 6)}
+    for name in _VERDICT:
+        value = getattr(verdict, name)
+        if type(value) is not float or math.isfinite(value):
+            record[name] = value
+        elif math.isinf(value):
+            record[name] = "inf"
+    if print_:
+        record["fingerprint"] = print_
+    return record
 
 
 class Found(NamedTuple):

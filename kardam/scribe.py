@@ -9,11 +9,12 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kardam.errors import Unwritable
+from kardam.events import Event
 from kardam.messages import Manifest, Model, Verdict
 from kardam.plan import Every
 from kardam.records import Records
@@ -25,15 +26,26 @@ log = logging.getLogger(__name__)
 # Seconds between two lines of metrics.
 MEASURE = 1.0
 
+# Of each worker the journal has so many refusals of what nobody asked it for; the books count all.
+UNASKED_MAX = 100
+
 
 class Scribe:
-    """Writes as the run goes. `seconds`: how long the run has lasted when it begins.
+    """Writes as the run goes. `clock`: the second of the run. Where it is to be `durable`, a
+    recording that can not be written is an error, and no word.
 
     `folder` is where; `kept` the newest checkpoint that is whole, which took `checkpoint_seconds`;
     `unwritten` says of each kind of thing what could not be written last.
     """
 
-    def __init__(self, sessions: Sessions, records: Records, every: Every, seconds: float) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        records: Records,
+        every: Every,
+        clock: Callable[[], float],
+        durable: bool = False,
+    ) -> None:
         self.sessions = sessions
         self.folder = records.folder
         self.kept: Path | None = None
@@ -41,22 +53,41 @@ class Scribe:
         self.checkpoint_seconds = math.nan
         self._records = records
         self._every = every
+        self._clock = clock
+        self._durable = durable
         self._measure_at = -math.inf
-        self._kept_at = seconds
+        self._kept_at = clock()
         self._kept_updates = sessions.descent.model.version
         self._kept_issues = sessions.tokens.issues
         self._writing: asyncio.Task[Path] | None = None
 
-    def verdict(self, verdict: Verdict, now: float) -> None:
-        """One judged gradient."""
-        self._records.verdict(verdict, now)
+    def hear(self, event: Event, verdict: Verdict | None) -> None:
+        """Something happened to the descent. Raises Unwritable where that is to be durable."""
+        if verdict is None or not self._flooded_by(verdict):
+            with self._saying("recording"):
+                self._records.hear(event, verdict, self._clock())
 
-    def begin(self, now: float) -> None:
-        """Keep the beginning, so that from now on there is something to go on from: at once, and
-        not in a thread, for until then nobody may be told what the next server would not know.
+    def settle(self) -> None:
+        """What was heard so far is on the disk. Raises Unwritable."""
+        self._records.settle()
+
+    def _flooded_by(self, verdict: Verdict) -> bool:
+        """Whether there is enough of what this worker sends and nobody asked for."""
+        if verdict.version >= 0:
+            return False
+        tally = self.sessions.stats.workers[verdict.worker].tally
+        return tally.refused[verdict.rule] >= UNASKED_MAX
+
+    def begin(self) -> None:
+        """Keep the beginning, before anything happens, so that from now on there is something to go
+        on from. Raises Unwritable where that is to be durable.
         """
+        with self._saying("logs"):
+            self._records.flush()  # what was retold
         with self._saying("checkpoint"):
-            self.kept = self._keep(*self._standing(now))
+            self.kept = self._keep(*self._known(self._clock()))
+        if self._durable and self.kept is None:
+            raise Unwritable(self.unwritten["checkpoint"])
 
     def due(self, now: float) -> bool:
         """Whether it is time for a checkpoint: by what was wished, and soon after somebody joined,
@@ -103,13 +134,17 @@ class Scribe:
                 self._measure_at = now + MEASURE
                 self._records.measure(self.sessions.metrics(now))
             self._records.flush()
+        with self._saying("recording"):
+            self._records.settle()
 
     def _checkpoint(self, now: float) -> asyncio.Task[Path]:
         """What the server knows at this moment, on its way to the disk."""
-        return asyncio.create_task(asyncio.to_thread(self._keep, *self._standing(now)))
+        return asyncio.create_task(asyncio.to_thread(self._keep, *self._known(now)))
 
-    def _standing(self, now: float) -> tuple[Manifest, Model, State]:
+    def _known(self, now: float) -> tuple[Manifest, Model, State]:
         model = self.sessions.descent.model
+        with self._saying("recording"):
+            self._records.keeps(model, now)
         state = {
             "sessions": self.sessions.state(),
             "records": self._records.marks(),
@@ -130,6 +165,8 @@ class Scribe:
         try:
             yield
         except Unwritable as error:
+            if what == "recording" and self._durable:
+                raise
             if what not in self.unwritten:
                 log.warning("%s; training goes on", error)
             self.unwritten[what] = str(error)

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import zmq
@@ -19,18 +19,22 @@ from kardam.errors import Unreachable
 from kardam.messages import Verdict
 from kardam.protocol import (
     CHUNK_BYTES,
+    Bytes,
     ProtocolError,
     VersionMismatch,
     decode_up,
     encode,
 )
 from kardam.router import BACKLOG_MAX, Router, bound
-from kardam.sessions import Effect, Judge, Note, Peer, Send, Sessions
+from kardam.sessions import Effect, Judge, Peer, Send, Sessions
 
 log = logging.getLogger(__name__)
 
 # Is told of every verdict, and of the seconds that judging and applying took.
 Observe = Callable[[Verdict, float], None]
+
+# Returns when what happened so far may be known.
+Settle = Callable[[], None]
 
 # Seconds between looks at the clock: for deadlines, and for a socket that should have woken us.
 TICK = 0.2
@@ -53,6 +57,7 @@ class Server:
         context: zmq.Context[zmq.Socket[bytes]],
         bind: str,
         observe: Observe,
+        settle: Settle | None,
         seconds: float,
         memory_limit: int | None,
     ) -> None:
@@ -67,6 +72,9 @@ class Server:
         self._junk_until = 0.0
         self._complaints = Complaints()
         self._violations = sessions.stats.violations
+        self._settle = settle
+        # What is to be sent once that is settled which it tells of.
+        self._held: list[tuple[Peer, Sequence[Bytes]]] = []
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time() - seconds
         self._drained = asyncio.Event()
@@ -165,6 +173,7 @@ class Server:
         try:
             if self._router.look():
                 self._loop.call_soon(self._look)
+            self._release()
         except Exception as error:
             self._crashed.set_exception(error)
 
@@ -184,20 +193,32 @@ class Server:
         while pending:
             match pending.popleft():
                 case Send(peer=peer, message=message, body=body):
-                    self._router.send(peer, encode(message, body))
+                    if self._settle is None:
+                        self._router.send(peer, encode(message, body))
+                    else:
+                        self._held.append((peer, encode(message, body)))
                 case Judge(gradient=gradient):
                     began = time.perf_counter()
                     verdict = self.sessions.descent.receive(gradient)
                     took = time.perf_counter() - began
                     pending.extend(self.sessions.judged(verdict, self.now))
                     self._observe(verdict, took)
-                case Note(verdict=verdict):
-                    self._observe(verdict, 0.0)
         if self.sessions.drained:
             self._drained.set()
 
+    def _release(self) -> None:
+        """Send what is held: one settlement for all that came in one look at the socket. Those who
+        come while the disk is written to wait for the next, which has the more to settle.
+        """
+        if self._settle is not None and self._held:
+            self._settle()
+            held, self._held = self._held, []
+            for peer, frames in held:
+                self._router.send(peer, frames)
+
     def _halt(self, reason: str) -> None:
         self._do(self.sessions.halt(reason))
+        self._release()
 
 
 @contextlib.asynccontextmanager
@@ -206,17 +227,19 @@ async def serve(
     bind: str,
     observe: Observe = lambda verdict, took: None,
     seconds: float = 0.0,
+    settle: Settle | None = None,
     memory_limit: int | None = None,
 ) -> AsyncIterator[Server]:
     """Serve for as long as the block runs: ready inside, gone after; a crash comes out of it.
 
     `bind` is an endpoint like tcp://127.0.0.1:0, 0 for any free port; `seconds` have gone before.
-    A process of more bytes than `memory_limit` closes its connections, and opens the port again; by
-    default, of 256 MiB more than its work explains.
+    What `settle` is given for leaves after it has returned. A process of more bytes than
+    `memory_limit` closes its connections, and opens the port again; by default, of 256 MiB more
+    than its work explains.
     Raises Unreachable where the port is taken or the address is not ours.
     """
     with zmq.Context() as context:
-        server = Server(sessions, context, bind, observe, seconds, memory_limit)
+        server = Server(sessions, context, bind, observe, settle, seconds, memory_limit)
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(server._run())

@@ -46,7 +46,7 @@ from kardam.messages import (
 from kardam.places import VACANT, Places
 from kardam.protocol import CHUNK_BYTES, Bytes, encode_manifest, vector
 from kardam.state import State, nbytes
-from kardam.stats import Stats, answers
+from kardam.stats import Stats
 from kardam.uploads import Upload, Uploads
 
 # What the socket calls a peer; random at each connection, and nobody's identity.
@@ -90,14 +90,7 @@ class Judge:
     gradient: Gradient
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
-    """To do: write this verdict down. Nothing was judged: the gradient never came, or not whole."""
-
-    verdict: Verdict
-
-
-Effect = Send | Judge | Note
+Effect = Send | Judge
 
 
 @dataclass(slots=True, eq=False)
@@ -414,10 +407,7 @@ class Sessions:
         return self._refuse(upload.worker, upload.push.ticket, rule, now)
 
     def _refuse(self, worker: WorkerId, ticket: int, rule: str, now: float) -> list[Effect]:
-        verdict = self.descent.refuse(worker, ticket, rule)
-        # Counted, but not written down where it answers nothing: no liar fills the disk.
-        note: list[Effect] = [Note(verdict)] if answers(verdict) else []
-        return note + self.judged(verdict, now)
+        return self.judged(self.descent.refuse(worker, ticket, rule), now)
 
     # --- the books ---
 

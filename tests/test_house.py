@@ -44,9 +44,10 @@ workers.tasks.task  workers.tasks.splits
 workers
 kardam.__main__
 kardam.verbs.serve  kardam.verbs.stats  kardam.verbs.checkpoint  kardam.verbs.report
+kardam.verbs.replay  kardam.verbs.explain
 kardam.verbs.printing
 kardam.verbs
-kardam.report
+kardam.report  kardam.retelling
 kardam.doctor.machine  kardam.doctor.endpoint
 kardam.doctor.finding
 kardam.doctor
@@ -56,16 +57,20 @@ kardam.telemetry
 kardam.exposition
 kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
 kardam.outcome  kardam.router
-kardam.plan  kardam.records
+kardam.explain
+kardam.plan  kardam.records  kardam.recovery
+kardam.recording
+kardam.tape
+kardam.logs
 kardam.client  kardam.recipe  kardam.checkpoint
-kardam.sessions  kardam.link
+kardam.sessions  kardam.link  kardam.replay
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.trusted
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
 kardam.gathering.rivals  kardam.consensus  kardam.throttle
 kardam.gathering.gathering  kardam.stage
 kardam.aggregators  kardam.lens  kardam.uploads
-kardam.growth  kardam.protocol
+kardam.growth  kardam.protocol  kardam.events  kardam.fingerprint
 kardam.places  kardam.memory  kardam.complaints
 kardam.sweep
 kardam.help
@@ -89,6 +94,11 @@ SHELLS |= {
     "kardam.telemetry",
     "kardam.records",
     "kardam.scribe",
+    "kardam.logs",
+    "kardam.tape",
+    "kardam.recording",
+    "kardam.recovery",
+    "kardam.retelling",
     "kardam.live",
     "kardam.experiment",
     "kardam.flags",
@@ -121,7 +131,8 @@ DOORS = {
     "tomli_w": {"kardam.experiment"},
     "ctypes": {"kardam.pages", "kardam.memory"},
     "resource": {"kardam.memory"},
-    "fcntl": {"kardam.records"},
+    "fcntl": {"kardam.logs"},
+    "xxhash": {"kardam.fingerprint"},
     "datetime": {"kardam.daemon", "kardam.flags"},
     "asyncio": {
         *(f"kardam.{name}" for name in ("server", "daemon", "scribe", "telemetry")),

@@ -21,6 +21,7 @@ FLAGS = [
     "5",
 ]
 PROMISED = ("experiment.toml", "journal.jsonl", "metrics.jsonl", "summary.json")
+RECORDED = ("recording/0001/000001.tape", "checkpoints/000000000/model.safetensors")
 
 
 def simulated(kardam: Kardam, out: Path, *words: str) -> dict[str, Any]:
@@ -34,8 +35,9 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(
     kardam: Kardam, tmp_path: Path
 ) -> None:
     for name, seed in (("one", "5"), ("same", "5"), ("other", "6")):
-        simulated(kardam, tmp_path / name, *FLAGS, "--arrivals", "400", "--seed", seed)
-    for name in PROMISED:
+        words = (*FLAGS, "--arrivals", "400", "--seed", seed, "--record")
+        simulated(kardam, tmp_path / name, *words)
+    for name in (*PROMISED, *RECORDED):
         one, same, other = (tmp_path / run / name for run in ("one", "same", "other"))
         assert one.read_bytes() == same.read_bytes() != other.read_bytes()
 

@@ -1,6 +1,7 @@
 """What the README shows is what is there: its examples run, and its tables name everything."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -9,7 +10,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +23,11 @@ from kardam.experiment import GALLERY
 from kardam.filters import STAGES
 from kardam.gathering import GATHERINGS
 from kardam.lens import MEMORIES
+from kardam.messages import Verdict
 from kardam.optimizers import OPTIMIZERS
 from kardam.rates import RATES
 from kardam.recipe import PRESETS
+from kardam.records import Records, entry
 from kardam.trusted import TRUSTED
 from tests.test_cli import Kardam
 from tests.test_cli import kardam as command  # the fixture
@@ -34,6 +39,9 @@ from workers.speeds import SPEEDS
 from workers.tasks import SPLITS, TASKS
 
 __all__ = ["command"]
+
+# What a verdict may know, or not.
+NUMBERS = [field.name for field in fields(Verdict) if field.type is float]
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -108,6 +116,36 @@ def test_the_lines_of_experiments_as_files_work_when_pasted(tmp_path: Path) -> N
     (simulate,) = block("live: simulate").splitlines()
     code, _, err = ran(*words_of(simulate, 0), cwd=tmp_path)
     assert code == 0, err
+
+
+def test_the_journals_columns_are_all_told_of() -> None:
+    table = README.partition("## What happened, provably")[2].partition("What is not known")[0]
+    told = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)))
+    known: Any = dict.fromkeys(NUMBERS, 1.0)
+    one = Verdict(1, 2, True, "", 3, **known)
+    assert sorted(told) == sorted(entry(one, 1.0, "fingerprint"))
+
+
+def test_a_line_of_the_journal_is_a_flat_object_as_pandas_wants_it(tmp_path: Path) -> None:
+    with Records.create(tmp_path, "", keep=1) as records:
+        records.verdict(Verdict(1, 2, False, "growth", 3, growth=math.inf), 1.0, "ff")
+        records.flush()
+    (line,) = (tmp_path / "journal.jsonl").read_text().splitlines()
+    assert {type(value) for value in json.loads(line).values()} <= {int, float, str, bool}
+    assert 'read_json("runs/lose/journal.jsonl", lines=True)' in block("provably: pandas")
+
+
+@pytest.mark.slow
+def test_the_lines_that_play_a_run_again_work_when_pasted(tmp_path: Path) -> None:
+    simulate, *rest = block("provably: record").splitlines()
+    code, _, err = ran(*words_of(simulate, 0), cwd=tmp_path)
+    assert code == 0, err
+    replay, middle, explain = (ran(*words_of(line, 0), cwd=tmp_path) for line in rest)
+    assert replay[0] == middle[0] == explain[0] == 0
+    assert "the same: " in replay[1]
+    assert "honest, replayed" in middle[1]
+    assert explain[1].startswith("Worker 7 (")
+    assert "Refused" in explain[1]
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import pytest
 
 from kardam import records
 from kardam.errors import Unwritable, UsageError
+from kardam.logs import Log
 from kardam.messages import Manifest, Verdict
-from kardam.records import Log, Records, resumable
+from kardam.records import Records, resumable
 
 MANIFEST = Manifest((("x", (3,)),))
 X = np.ones(3, np.float32)
@@ -60,6 +61,20 @@ def test_a_run_that_goes_on_forgets_what_it_wrote_after_its_checkpoint(tmp_path:
     assert [line["updates"] for line in lines(tmp_path / "metrics.jsonl")] == [4, 6]
 
 
+def test_a_line_that_a_crash_tore_is_cut_off_though_the_marks_are_behind_it(tmp_path: Path) -> None:
+    with Records.create(tmp_path, "", keep=3) as written:
+        for second in (1.0, 2.0):
+            written.verdict(VERDICT, second)
+        written.flush()
+        marks = written.marks()
+    journal = tmp_path / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-5])
+    with Records.reopen(tmp_path, marks, keep=3) as again:
+        again.verdict(VERDICT, 3.0)
+        again.flush()
+    assert [line["seconds"] for line in lines(journal)] == [1.0, 3.0]
+
+
 def test_two_runs_do_not_write_into_one_directory(tmp_path: Path) -> None:
     with Records.create(tmp_path / "run", "", keep=3) as written:
         with pytest.raises(UsageError, match="exists already; name another"):
@@ -91,7 +106,7 @@ def test_what_to_resume_is_a_run_or_one_checkpoint_of_it(tmp_path: Path) -> None
     run = tmp_path / "run"
     with Records.create(run, "", keep=2) as written:
         for updates in (5, 10, 15):
-            written.checkpoint(MANIFEST, X, {"updates": updates}, updates)
+            written.checkpoint(MANIFEST, X, {"records": written.marks()}, updates)
     older, newest = run / "checkpoints" / "000000010", run / "checkpoints" / "000000015"
     assert resumable(run) == (run, newest, True)
     assert resumable(older) == (run, older, False)

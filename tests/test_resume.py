@@ -196,7 +196,7 @@ def test_a_disk_that_is_full_ends_no_training_and_is_told_with_its_own_code(
     tmp_path: Path,
 ) -> None:
     # No file may grow beyond 20 KiB, which is the same to a program as a full disk.
-    words = [*("run", "--arrivals", "600", "--json", "--quiet", "--out", "run")]
+    words = [*("run", "--arrivals", "600", "--json", "--quiet", "--record", "--out", "run")]
     command = f"ulimit -f 20; exec {sys.executable} -m workers {' '.join(words)}"
     ran = subprocess.run(
         ["bash", "-c", command],
@@ -212,6 +212,7 @@ def test_a_disk_that_is_full_ends_no_training_and_is_told_with_its_own_code(
     assert books["delivered"] >= 600
     assert "journal.jsonl: File too large; it ends here; training goes on" in ran.stderr
     assert "no checkpoint could be written" in ran.stderr
-    assert ran.stderr.count("lost:  run/") == 2
+    assert "000001.tape: File too large; it ends here; training goes on" in ran.stderr
+    assert ran.stderr.count("lost:  run/") == 3
     journal = (tmp_path / "run" / "journal.jsonl").read_text()
     assert all(json.loads(line) for line in journal.splitlines())

@@ -68,9 +68,9 @@ async def served() -> AsyncIterator[Served]:
             Records.create(Path(folder), "", keep=1) as records,
             opened(0) as door,
         ):
-            scribe = Scribe(server.sessions, records, Every(), 0.0)
+            scribe = Scribe(server.sessions, records, Every(), lambda: server.now)
             page = Page(server, scribe)
-            scribe.begin(server.now)
+            scribe.begin()
             async with serving(page, door) as link:
                 address, _, key = link.partition("#")
                 assert key == page.key

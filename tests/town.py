@@ -17,7 +17,7 @@ from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Vanish
 from kardam.messages import Declared, Down, Gradient, Judged, Manifest, Role, Up, Vector
 from kardam.protocol import CHUNK_BYTES, Bytes, ProtocolError, decode_down, decode_up, encode
 from kardam.recipe import Recipe
-from kardam.sessions import Effect, Judge, Note, Peer, Send, Sessions, Terms
+from kardam.sessions import Effect, Judge, Peer, Send, Sessions, Terms
 from kardam.stats import Stats
 
 T = TypeVar("T", bound=News)
@@ -195,8 +195,6 @@ class Town:
                 case Judge(gradient=gradient):
                     verdict = self.sessions.descent.receive(gradient)
                     pending.extend(self.sessions.judged(verdict, self.now))
-                case Note():
-                    pass
 
     def _downward(
         self, peer: Peer, frames: list[Bytes], wire: deque[Callable[[], None]]

@@ -1,11 +1,5 @@
 """The binary `kardam`: the server's verbs, and those that know tasks, workers and lies."""
 
-import os
-
-# One compute thread a process, said before numpy and torch look: many processes share these cores.
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
-
 from typing import NoReturn
 
 from kardam.__main__ import cli, entry

@@ -5,18 +5,20 @@ Never in here: a server, a clock, or a rule of its own.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from kardam import __version__
 from kardam.descent import Descent
 from kardam.errors import Stalled
+from kardam.events import Event
 from kardam.live import Bar
 from kardam.messages import Verdict
 from kardam.outcome import Ending, Outcome, ending_of
 from kardam.plan import Until
 from kardam.recipe import Recipe
 from kardam.records import Records
-from kardam.stats import Stats, answers
+from kardam.stats import Stats
 from workers.crew import Member
 from workers.objective import Network, root_of
 from workers.simulation import hire, secrets, simulate
@@ -28,7 +30,9 @@ MEASURE = 1.0
 
 
 class Experiment:
-    """One run. What `records` keep of it is a function of the arguments, to the last byte."""
+    """One run. What `records` keep of it is a function of the arguments, to the last byte; with
+    `record`, that is all that the server heard, and the first and the last model.
+    """
 
     def __init__(
         self,
@@ -38,21 +42,29 @@ class Experiment:
         split: str,
         seed: int,
         records: Records,
+        record: bool = False,
     ) -> None:
         self._network = Network(load_task(task, seed))
         self._workers = hire(members, self._network, seed, split)
         root = root_of(self._network, recipe.root_examples, seed)
         self._descent: Descent = recipe.descent(self._network.x, root, secrets(seed))
+        self._descent.hear = self._hear
+        self._heard: list[tuple[Event, Verdict | None]] = []
         self._records = records
+        self._recorded = record
         self._now = 0.0
         self._evaluate_at = self._measure_at = 0.0
         self._stats = Stats(recipe.n, recipe.f, self._descent.filter.slowdown())
+        if record:
+            records.record(asdict(recipe), whole=True, durable=False)
         for member in members:
             self._stats.label(member.index, member.label, member.byzantine)
 
     def run(self, until: Until, bar: Bar) -> Outcome:
         """Go on until it is enough, or somebody interrupts."""
         ending = Ending("stalled: nobody answers any more", Stalled.code)
+        if self._recorded:
+            self._keep()
         try:
             for now, verdict in simulate(self._descent, self._workers):
                 self._now = now
@@ -68,14 +80,32 @@ class Experiment:
             ending = Ending("interrupted", 130)
         self._evaluate()
         self._measure()
+        if self._recorded:
+            self._keep()
         books = {**self._books("ended", until), "ending": ending.why}
         self._records.summary(books)
         return Outcome(ending, books, self._records.folder, kept=None)
 
+    def _hear(self, event: Event, verdict: Verdict | None) -> None:
+        # What second it is, a simulation says with the next verdict.
+        self._heard.append((event, verdict))
+
+    def _keep(self) -> None:
+        """A checkpoint, to play a recording from, and to compare with."""
+        model = self._descent.model
+        self._records.keeps(model, self._now)
+        state = {
+            "sessions": {"descent": self._descent.state()},
+            "records": self._records.marks(),
+            "seconds": self._now,
+        }
+        self._records.checkpoint(self._network.manifest, model.x, state, model.version)
+
     def _observe(self, verdict: Verdict) -> None:
         self._stats.record(verdict, self._now)
-        if answers(verdict):
-            self._records.verdict(verdict, self._now)
+        for event, its in self._heard:
+            self._records.hear(event, its, self._now)
+        self._heard.clear()
         if self._now >= self._measure_at:
             self._measure_at = self._now + MEASURE
             self._measure()

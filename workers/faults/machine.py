@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kardam.events import Event
 from kardam.keys import Tokens
 from kardam.messages import Manifest, Verdict
 from kardam.protocol import Bytes, ProtocolError, decode_up, encode
 from kardam.recipe import Recipe
-from kardam.sessions import Effect, Judge, Note, Peer, Send, Sessions, Terms
+from kardam.sessions import Effect, Judge, Peer, Send, Sessions, Terms
 from kardam.state import State
-from kardam.stats import Stats
+from kardam.stats import Stats, answers
 from workers.faults.clock import Clock
 from workers.faults.lines import Net
 from workers.faults.promises import Promises
@@ -64,6 +65,7 @@ class Machine:
     def _house(self) -> Sessions:
         scenario, recipe = self._scenario, self._recipe
         descent = recipe.descent(np.zeros(scenario.d, np.float32), chance=self._chance)
+        descent.hear = self._write
         terms = Terms(
             manifest=Manifest((("x", (scenario.d,)),)),
             epoch=self._draw(),
@@ -74,6 +76,12 @@ class Machine:
         )
         stats = Stats(recipe.n, recipe.f, descent.filter.slowdown())
         return Sessions(descent, stats, self.tokens, terms, self._clock.now)
+
+    def _write(self, event: Event, verdict: Verdict | None) -> None:
+        """As the scribe does, whatever happens to the descent."""
+        if verdict is not None and answers(verdict):
+            self.journal.append(verdict)
+            self._promises.noted(verdict)
 
     # --- its lives ---
 
@@ -163,11 +171,7 @@ class Machine:
                 case Judge(gradient=gradient):
                     verdict = self.sessions.descent.receive(gradient)
                     self._promises.judged(self.sessions, gradient, verdict)
-                    self.journal.append(verdict)
                     pending.extend(self.sessions.judged(verdict, self._clock.now))
-                case Note(verdict=verdict):
-                    self._promises.noted(verdict)
-                    self.journal.append(verdict)
 
     def end(self) -> None:
         """The run is over: say so."""

@@ -96,7 +96,6 @@ class Promises:
         """This gradient got this verdict."""
         worker, g = gradient.worker, gradient.g.tobytes()
         key = worker, gradient.ticket
-        self.verdicts += 1
         made = self._made.get(g)
         if worker in self._honest:
             self._must(verdict.rule != "misdeclared", f"worker {worker} is honest and misdeclared")
@@ -122,7 +121,7 @@ class Promises:
             self._model(sessions)
 
     def noted(self, verdict: Verdict) -> None:
-        """This gradient never came, or not whole."""
+        """This went into the journal: a gradient that was judged, or never came."""
         self.verdicts += 1
         wrong = verdict.rule in ("ungranted", "malformed") and verdict.worker in self._honest
         self._must(not wrong or self._rough, f"worker {verdict.worker} is honest: {verdict}")

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from kardam.errors import UsageError
 from kardam.experiment import FromFile, resolved
 from kardam.flags import (
     chance_options,
@@ -14,6 +15,7 @@ from kardam.flags import (
     out_options,
     recipe_of,
     recipe_options,
+    record_option,
     until_of,
     until_options,
 )
@@ -40,6 +42,7 @@ from workers.verbs.playing import Ready, play
 @until_options
 @chance_options
 @out_options
+@record_option
 @quiet_option
 @json_option
 def simulate_command(
@@ -65,7 +68,13 @@ def prepare(choices: dict[str, Any]) -> Ready:
     experiment = resolved(everything, recipe)
     until, out = until_of(choices), choices.pop("out") or new_run()
     task, seed, split = choices.pop("task"), choices.pop("seed"), choices.pop("split")
+    record = choices.pop("record")
     members = crew(n=recipe.n, seed=seed, **choices)
+    if record and recipe.root_examples:
+        raise UsageError(
+            "--record: a recording has what workers sent, and not what the server found on its"
+            " --root-examples; leave one of them away"
+        )
     check_new(out)
 
     def begin(quiet: bool) -> Outcome:
@@ -73,7 +82,7 @@ def prepare(choices: dict[str, Any]) -> Ready:
         from workers import laboratory
 
         with Records.create(out, experiment, keep=1) as records, Bar(quiet) as bar:
-            one = laboratory.Experiment(recipe, members, task, split, seed, records)
+            one = laboratory.Experiment(recipe, members, task, split, seed, records, record)
             return one.run(until, bar)
 
     return Ready(experiment, begin)

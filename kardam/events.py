@@ -1,0 +1,52 @@
+"""What happens to a descent from outside, as values: done again in the same order from the same
+state, they make the same models and verdicts, to the last bit.
+
+Never in here: what becomes of them, or when they were.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kardam.messages import Gradient, Verdict, WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Lending:
+    """The newest model was lent, under this ticket."""
+
+    worker: WorkerId
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """The worker's loans were closed, but for those under the tickets `but`."""
+
+    worker: WorkerId
+    but: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusing:
+    """A loan, if it was open, was closed for what was no gradient."""
+
+    worker: WorkerId
+    ticket: int
+    rule: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Receiving:
+    """A gradient was judged."""
+
+    gradient: Gradient
+
+
+Event = Lending | Forgetting | Refusing | Receiving
+
+# Is told of each event once it has happened, and of the verdict where it made one.
+Hear = Callable[[Event, Verdict | None], None]
+
+
+def unheard(event: Event, verdict: Verdict | None) -> None:
+    """Nobody listens."""

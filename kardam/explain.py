@@ -1,0 +1,222 @@
+"""Why a worker was refused, in sentences, from the lines of a journal.
+
+Never in here: a file, or anything that the journal does not say.
+"""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+Line = Mapping[str, Any]
+
+# By rule, and by where the value lay: what it means, with the medians of value, low and high.
+WORDS = {
+    "growth above": "its gradient changed too much as the model moved: by {value}, where {low} to"
+    " {high} was taken",
+    "growth below": "its gradient changed too little as the model moved: by {value}, where {low} to"
+    " {high} was taken",
+    "consensus above": "over time its gradients point elsewhere than those of the others: {value}"
+    " from their centre, where {low} to {high} was taken",
+    "consensus below": "over time its gradients lie nearer to the centre of all than honest noise"
+    " does: {value} from it, where {low} to {high} was taken",
+    "consensus within": "it was where the others are ({value}, within {low} to {high}), and served"
+    " a term for having been too far",
+    "echo": "its history is that of others, with whom it shares one voice: it has a weight of"
+    " {value}",
+    "throttle": "it owned {value} of the last admissions, where fewer than {high} were allowed",
+    "frequency": "it had been admitted too short a while before",
+    "misdeclared": "it declared a growth of {value}, where the server measured {low} to {high}",
+    "server_growth": "the server's own coefficient was {value}, where at most {high} was taken",
+    "unmeasured": "there was no pair of answers to measure it by",
+    "nonfinite": "it held numbers that are none, or too large to be squared",
+    "malformed": "it was no vector of this model",
+    "unasked": "no model was lent under its ticket",
+    "ungranted": "it came without leave",
+    "late above": "it answered a model that was no longer the newest, {value} updates late",
+    "late": "its chunks took too long",
+    "twice": "another answer of it was in the same update already",
+    "startup": "another answer of it was in the same start-up median already",
+    "zeno": "by the server's own gradient it would not have helped: a score of {value}",
+    "afl_guard": "it lay {value} from the server's own gradient, where {high} was taken",
+}
+
+
+@dataclass
+class Reason:
+    """One rule, and on which side of its bounds: how often, between which seconds, and the medians
+    of what it saw and would have taken (NaN where it saw no number).
+    """
+
+    rule: str
+    side: str
+    count: int = 0
+    first: float = math.nan
+    last: float = math.nan
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass
+class Account:
+    """One worker: how often it answered and was used, and the others on average; why it was
+    refused, most often first; and the terms it served, from the second of the first refusal that
+    tells of one to when it was used again (None: not before the journal ends).
+    """
+
+    worker: int
+    label: str
+    delivered: int
+    admitted: int
+    share: float
+    others: float
+    reasons: list[Reason]
+    terms: list[tuple[float, float | None]]
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values for JSON, which has no NaN, and the sentences."""
+        plain = _without_nan(asdict(self))
+        return {**plain, "sentences": sentences(self)}
+
+
+@dataclass
+class _Seen:
+    """What the journal says of one worker."""
+
+    delivered: int = 0
+    admitted: int = 0
+    seconds: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    numbers: dict[tuple[str, str], list[tuple[float, float, float]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    terms: list[tuple[float, float | None]] = field(default_factory=list)
+    serving: bool = False
+
+
+def accounts(journal: Iterable[Line], labels: Mapping[int, str]) -> list[Account]:
+    """Every worker that the journal knows, in order."""
+    seen: dict[int, _Seen] = defaultdict(_Seen)
+    for line in journal:
+        _see(seen[int(line["worker"])], line)
+    shares = {worker: its.admitted / its.delivered for worker, its in seen.items()}
+    return [
+        Account(
+            worker=worker,
+            label=labels.get(worker, ""),
+            delivered=its.delivered,
+            admitted=its.admitted,
+            share=shares[worker],
+            others=_mean(share for other, share in shares.items() if other != worker),
+            reasons=sorted(_reasons(its), key=lambda reason: -reason.count),
+            terms=its.terms,
+        )
+        for worker, its in sorted(seen.items())
+    ]
+
+
+def _see(its: _Seen, line: Line) -> None:
+    its.delivered += 1
+    its.admitted += bool(line["admitted"])
+    rule, seconds = str(line["rule"]), float(line["seconds"])
+    side = "" if line["admitted"] else _side(line)
+    if not line["admitted"]:
+        its.seconds[rule, side].append(seconds)
+        if "value" in line:
+            its.numbers[rule, side].append(
+                tuple(float(line.get(name, math.nan)) for name in ("value", "low", "high"))  # type: ignore[arg-type]
+            )
+    # Whoever is refused where the others are serves a term, until it is used again. (Another rule
+    # that refuses it meanwhile says nothing of that.)
+    serves = rule == "consensus" and side == "within"
+    if serves and not its.serving:
+        its.terms.append((seconds, None))
+    elif its.serving and line["admitted"]:
+        its.terms[-1] = (its.terms[-1][0], seconds)
+    its.serving = serves or (its.serving and not line["admitted"])
+
+
+def _side(line: Line) -> str:
+    """Where the value lay of what the rule would have taken; empty where it had no such bounds."""
+    if not ("value" in line and "low" in line and "high" in line):
+        return ""
+    value, low, high = (float(line.get(name, math.nan)) for name in ("value", "low", "high"))
+    return "above" if value > high else "below" if value < low else "within"
+
+
+def _reasons(its: _Seen) -> list[Reason]:
+    found = []
+    for (rule, side), when in its.seconds.items():
+        numbers = its.numbers[rule, side]
+        medians = [statistics.median(column) for column in zip(*numbers, strict=True)]
+        found.append(Reason(rule, side, len(when), min(when), max(when), *medians))
+    return found
+
+
+def _mean(shares: Iterable[float]) -> float:
+    known = list(shares)
+    return statistics.fmean(known) if known else math.nan
+
+
+# --- in words ---
+
+
+def sentences(account: Account) -> list[str]:
+    """The account of one worker, for whoever asks why."""
+    who = f"Worker {account.worker}" + f" ({account.label})" * bool(account.label)
+    others = "" if math.isnan(account.others) else f"; of the others' {_share(account.others)}"
+    said = [
+        f"{who} answered {account.delivered:,} times, and {_share(account.share)} of its work was"
+        f" used{others}."
+    ]
+    if not account.reasons:
+        return [*said, "Nothing of it was refused."]
+    said += [_sentence(reason) for reason in account.reasons]
+    if account.terms:
+        since, until = account.terms[-1]
+        ends = (
+            "to the end of the journal" if until is None else f"until it was used at {until:.2f} s"
+        )
+        terms = _times(len(account.terms), "term") + ", the last" * (len(account.terms) > 1)
+        said.append(f"It served {terms} from {since:.2f} s {ends}.")
+    return said
+
+
+def _sentence(reason: Reason) -> str:
+    words = WORDS.get(f"{reason.rule} {reason.side}") or WORDS.get(reason.rule)
+    if words is None:
+        words = "the rule saw {value}, and takes {low} to {high}"
+    if reason.first < reason.last:
+        when = f"from {reason.first:.2f} to {reason.last:.2f} s"
+    else:
+        when = f"at {reason.first:.2f} s"
+    numbers = {name: _number(getattr(reason, name)) for name in ("value", "low", "high")}
+    about = " (medians)" if reason.count > 1 and "{value}" in words else ""
+    count = _times(reason.count, "time")
+    return f"Refused {count} by {reason.rule}, {when}: {words.format(**numbers)}{about}."
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _number(value: float) -> str:
+    return "an unknown number" if math.isnan(value) else f"{value:.3g}"
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count:,} {what}" + "s" * (count != 1)
+
+
+def _without_nan(tree: Any) -> Any:
+    match tree:
+        case float() if not math.isfinite(tree):
+            return None if math.isnan(tree) else "inf"
+        case dict():
+            return {key: _without_nan(value) for key, value in tree.items()}
+        case list() | tuple():
+            return [_without_nan(value) for value in tree]
+        case _:
+            return tree
