@@ -102,6 +102,7 @@ class Host:
         self._epoch = ""
         self._news: deque[News] = deque()
         self._failures = 0
+        self._open_at = 0.0
         self._link = Link("worker", self._token, lambda: 0.8 + 0.4 * self._chance.random())
         self._socket: Socket | None = None
         self._life = self.work()
@@ -148,6 +149,16 @@ class Host:
 
         self._clock.after(seconds, then)
 
+    def _reopen(self, seconds: float) -> None:
+        """Open another socket then, unless it is put off again."""
+        self._open_at = self._clock.now + seconds
+
+        def due() -> None:
+            if self._socket is None and self._clock.now >= self._open_at:
+                self._open()
+
+        self._later(seconds, due)
+
     def _open(self) -> None:
         self._socket = Socket(self._net, self)
         self.do(self._link.connected(self._clock.now))
@@ -192,10 +203,10 @@ class Host:
                     self._close()
                     wait = min(BACKOFF_LAST, BACKOFF_FIRST * 2**self._failures)
                     self._failures += 1
-                    self._later(wait * (1 + self._chance.random()), self._open)
+                    self._reopen(wait * (1 + self._chance.random()))
                 case Vanish():
                     self._close()
-                    self._later(action.seconds, self._open)
+                    self._reopen(action.seconds)
         self._live()
 
     def say(self, message: Up, body: Bytes = b"") -> None:
@@ -296,7 +307,7 @@ class Host:
                 case Reconnect() | Vanish():
                     self._close()
                     if isinstance(action, Vanish):
-                        self._later(action.seconds, self._open)
+                        self._reopen(action.seconds)
 
 
 class Ahead(Host):

@@ -43,7 +43,8 @@ ATTACKS = (
     "late",
 )
 ROGUE = "rogue"
-# Without a filter a liar may drive the model wherever it likes, so these send no other gradients.
+# Without a filter, or with the paper's, a liar may drive the model wherever it likes; so these send
+# no gradients of their own.
 HARMLESS = ("silent", "late", "replay")
 
 
@@ -111,7 +112,9 @@ class Scenario:
             preset=preset,
             gather=str(chance.choice(GATHERS)).format(honest=n - f) if plain else "arrival:m=1",
             memory=str(chance.choice(["exact", "sketched:k=64"])),
-            attack=str(chance.choice(HARMLESS if preset == "none" else [*ATTACKS, ROGUE, ROGUE])),
+            attack=str(
+                chance.choice(HARMLESS if preset in ("none", "paper") else [*ATTACKS, ROGUE, ROGUE])
+            ),
             outages="every=15,seconds=5" if chance.random() < 0.3 else "",
             checkpoint=float(chance.choice([1.0, 5.0, 20.0])),
             writing=float(chance.choice([0.0, 0.5, 3.0])),
