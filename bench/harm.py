@@ -9,6 +9,7 @@ attack is another process. Calm and attack take turns, so that what else the mac
 
 import json
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -108,6 +109,7 @@ def measured(seconds: float, turns: int) -> dict[str, dict[str, float]]:
         return found
     finally:
         house.close()
+        shutil.rmtree(folder)
 
 
 def _endpoint(folder: Path) -> str:
