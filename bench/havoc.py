@@ -196,10 +196,12 @@ class Havoc:
     def books(self) -> dict[str, Any]:
         """Empty while nobody answers."""
         try:
-            token = published(self._endpoint)
-            if token is None:
+            shows = published(self._endpoint)
+            if shows is None:
                 return {}
-            with Client(self._endpoint, "operator", token=token, patience=10.0) as operator:
+            with Client(
+                self._endpoint, "operator", token=shows.token, keys=shows.keys, patience=10.0
+            ) as operator:
                 return operator.query()
         except KardamError:
             return {}

@@ -21,6 +21,7 @@ from kardam.errors import EXIT_CODES, KardamError
 from kardam.help import Ordered
 from kardam.verbs.checkpoint import checkpoint_group
 from kardam.verbs.explain import explain_command
+from kardam.verbs.keys import keys_group
 from kardam.verbs.replay import replay_command
 from kardam.verbs.report import report_command
 from kardam.verbs.serve import serve_command
@@ -58,6 +59,7 @@ cli.add_command(report_command)
 cli.add_command(replay_command)
 cli.add_command(explain_command)
 cli.add_command(checkpoint_group)
+cli.add_command(keys_group)
 
 
 def entry(command: click.Command) -> NoReturn:

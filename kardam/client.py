@@ -21,11 +21,12 @@ import zmq
 
 from kardam import __version__
 from kardam.errors import Denied, Unreachable, UsageError
+from kardam.keys import Keys
+from kardam.line import Line
 from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Vanish, Welcomed
 from kardam.messages import Books, Enrol, Enrolled, Gradient, Halt, Judged, Role
 from kardam.messages import Denied as DeniedMessage
 from kardam.protocol import (
-    DOCUMENT_BYTES_MAX,
     PROTOCOL,
     Bytes,
     ProtocolError,
@@ -48,16 +49,6 @@ NOW, READABLE, WRITABLE = int(zmq.NOBLOCK), int(zmq.POLLIN), int(zmq.POLLOUT)
 
 # Last words have this long, in milliseconds.
 LINGER_MS = 1000
-
-
-# TCP's own, and ZeroMQ's, sign of life: for lines that die in silence. Generous, since the
-# protocol beats too, and since a beat waits behind a chunk on a slow line.
-KEEPALIVE = {
-    zmq.TCP_KEEPALIVE: 1,
-    zmq.HEARTBEAT_IVL: 10_000,
-    zmq.HEARTBEAT_TIMEOUT: 30_000,
-    zmq.HEARTBEAT_TTL: 60_000,
-}
 
 
 class Halted(Exception):
@@ -91,18 +82,29 @@ def reach(endpoint: str, seconds: float) -> None:
         ) from error
 
 
-def enrol(endpoint: str, label: str, byzantine: bool, patience: float) -> Enrolled:
-    """Ask a server on this machine for a worker's token. Raises Denied, or Unreachable."""
-    with zmq.Context() as context, context.socket(zmq.DEALER) as asking:
-        asking.set(zmq.LINGER, 0)
-        asking.connect(check_endpoint(endpoint))
-        asking.send_multipart(encode(Enrol(PROTOCOL, __version__, label, byzantine)))
-        if not asking.poll(int(1000 * patience)):
-            raise Unreachable(f"{endpoint}: no answer for {patience:g} s; is it a kardam server?")
+def enrol(
+    endpoint: str, label: str, byzantine: bool, patience: float, keys: Keys | None = None
+) -> Enrolled:
+    """Ask a server for a worker's place: on this machine for a token, too. Raises Denied, or
+    Unreachable.
+    """
+    with zmq.Context() as context:
+        line = Line(context, check_endpoint(endpoint), keys)
         try:
-            answer, _ = decode_down(asking.recv_multipart())
+            line.socket.send_multipart(encode(Enrol(PROTOCOL, __version__, label, byzantine)))
+            until = time.monotonic() + patience
+            while not line.socket.poll(int(1000 * TICK)):
+                if (failure := line.failure()) is not None:
+                    raise failure
+                if time.monotonic() > until:
+                    raise Unreachable(
+                        f"{endpoint}: no answer for {patience:g} s; is it a kardam server?"
+                    )
+            answer, _ = decode_down(line.socket.recv_multipart())
         except ProtocolError as error:
             raise Unreachable(f"{endpoint} is no kardam server: {error}") from error
+        finally:
+            line.close(linger=0)
     match answer:
         case Enrolled():
             return answer
@@ -116,7 +118,8 @@ class Client:
     """A connection to a server, as a context: welcome inside, gone after.
 
     `patience`: after so many seconds without a word from the server, calls raise Unreachable. They
-    raise Denied where the server said no, and Halted once it ended the run.
+    raise Denied where the server said no, and Halted once it ended the run. `token` or `keys` say
+    who it is.
     """
 
     def __init__(
@@ -124,7 +127,8 @@ class Client:
         endpoint: str,
         role: Role,
         *,
-        token: str,
+        token: str = "",
+        keys: Keys | None = None,
         label: str = "",
         byzantine: bool = False,
         patience: float = 30.0,
@@ -137,7 +141,7 @@ class Client:
         self._link = Link(role, token, lambda: 0.8 + 0.4 * chance.random(), label, byzantine)
         self._news: deque[tuple[News, Bytes] | BaseException] = deque()
         self._wire = _Wire(
-            self.endpoint, self._link, self._news.append, lambda: 1 + chance.random()
+            self.endpoint, keys, self._link, self._news.append, lambda: 1 + chance.random()
         )
         self._baton = threading.Lock()
         self._ending = threading.Event()
@@ -271,17 +275,21 @@ class _Wire:
     def __init__(
         self,
         endpoint: str,
+        keys: Keys | None,
         link: Link,
         tell: Callable[[tuple[News, Bytes]], None],
         backoff: Callable[[], float],
     ) -> None:
         self._endpoint = endpoint
+        self._keys = keys
         self._link = link
         self._tell = tell
         self._backoff = backoff
-        self._socket: zmq.Socket[bytes] | None = None
+        self._line: Line | None = None
         self._outbox: deque[list[Bytes]] = deque()
         self._heard = 0.0
+        # Whether the server has ever answered.
+        self._welcome = False
         self._failures = 0
         self._open_at = 0.0
 
@@ -301,14 +309,17 @@ class _Wire:
 
         Raises Unreachable when the server has been silent for `patience`.
         """
-        if self._socket is None and time.monotonic() >= self._open_at:
+        if self._line is None and time.monotonic() >= self._open_at:
             self._open(time.monotonic())
         readable = self._wait(seconds)
         now = time.monotonic()
         while readable:
             self._read(now)
             readable = self._wait(0)
-        if self._socket is not None:
+        if self._line is not None:
+            if (failure := self._line.failure()) is not None:
+                self._close(linger=0)
+                raise failure
             self._do(self._link.tick(now), now)
         self._flush()
         if now - self._heard > patience:
@@ -319,29 +330,29 @@ class _Wire:
 
     def end(self) -> None:
         """Say goodbye where somebody listens, and let go."""
-        if self._socket is not None:
+        if self._line is not None:
             self.wish(lambda now: self._link.bye())
             self._close(LINGER_MS)
         self._context.term()
 
     def _wait(self, seconds: float) -> bool:
         """Whether there is something to read; until there is, or room to write, or time is up."""
-        if self._socket is None:
+        if self._line is None:
             time.sleep(max(0, min(seconds, self._open_at - time.monotonic())))
             return False
         asked = READABLE | WRITABLE if self._outbox else READABLE
-        return bool(self._socket.poll(int(1000 * seconds), asked) & READABLE)
+        return bool(self._line.socket.poll(int(1000 * seconds), asked) & READABLE)
 
     def _read(self, now: float) -> None:
-        assert self._socket is not None  # it is readable
-        frames = self._socket.recv_multipart(NOW, copy=False)
+        assert self._line is not None  # it is readable
+        frames = self._line.socket.recv_multipart(NOW, copy=False)
         try:
             message, body = decode_down([frame.buffer for frame in frames])
             actions = self._link.receive(message, body, now)
         except ProtocolError as error:
             log.warning("%s sent what is no message: %s", self._endpoint, error)
             return
-        self._heard, self._failures = now, 0
+        self._heard, self._failures, self._welcome = now, 0, True
         self._do(actions, now)
 
     def _do(self, actions: list[Action], now: float) -> None:
@@ -364,23 +375,19 @@ class _Wire:
                     self._open_at = self._heard = now + action.seconds
 
     def _flush(self) -> None:
-        while self._socket is not None and self._outbox:
+        while self._line is not None and self._outbox:
             try:
-                self._socket.send_multipart(self._outbox[0], NOW, copy=False)
+                self._line.socket.send_multipart(self._outbox[0], NOW, copy=False)
             except zmq.Again:
                 return
             self._outbox.popleft()
 
     def _open(self, now: float) -> None:
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.set(zmq.MAXMSGSIZE, DOCUMENT_BYTES_MAX)
-        for option, value in KEEPALIVE.items():
-            self._socket.set(option, value)
-        self._socket.connect(self._endpoint)
+        self._line = Line(self._context, self._endpoint, self._keys, patient=self._welcome)
         self._do(self._link.connected(now), now)
 
     def _close(self, linger: int) -> None:
-        if self._socket is not None:
-            self._socket.close(linger=linger)
-            self._socket = None
+        if self._line is not None:
+            self._line.close(linger)
+            self._line = None
             self._outbox.clear()

@@ -134,6 +134,8 @@ class Consensus(Stage):
         # Whose last answer passed here, not admitted so far; and who was found so an answer later.
         self._passed: set[WorkerId] = set()
         self._elsewhere: set[WorkerId] = set()
+        # Whose history is remembered, and does not count yet.
+        self._new: set[WorkerId] = set()
         # One over how many share a worker's voice; and what is left over until one may be used.
         self._weights: dict[WorkerId, float] = {}
         self._credits: dict[WorkerId, float] = {}
@@ -148,15 +150,19 @@ class Consensus(Stage):
             return Refusal("unmeasured")
         self._listen(worker)
         self._remember(evidence)
-        self._since += 1
-        if self._since >= min(self.n, SAMPLE) and len(self._averages) >= self.n - self.f:
-            self._since = 0
-            self._move()
+        if evidence.counts:
+            self._new.discard(worker)
+            self._turn()
+        else:
+            self._new.add(worker)
         if self._centre is None:
             return Refusal("unmeasured")
         value = distance(self._history(worker), self._centre_without(worker, self._centre))
         value /= self._noise(worker)
         low, high = self.near * self.median, self.far * self.median
+        if not evidence.counts:
+            # A newcomer takes nobody's place among those who serve.
+            return None if low <= value <= high else Refusal("consensus", value, low, high)
         if self._serves(worker, too_far=value > high) or not low <= value <= high:
             return Refusal("consensus", value, low, high)
         refusal = self._share(worker)
@@ -168,6 +174,17 @@ class Consensus(Stage):
         self._admissions += 1
         self._passed.discard(evidence.worker)
         self._elsewhere.discard(evidence.worker)
+
+    def forget(self, worker: WorkerId) -> None:
+        for those in (self._serving, self._passed, self._elsewhere, self._new):
+            those.discard(worker)
+        for numbers in (self._weights, self._credits):
+            numbers.pop(worker, None)
+        self._averages.pop(worker, None)
+        self._records.pop(worker, None)
+        if self._centre is not None:
+            # What it pulled the centre to is undone by the next moves, as all that was.
+            self._centre.pulls.pop(worker, None)
 
     def _listen(self, worker: WorkerId) -> None:
         """What became of this worker's last answer, if it passed here."""
@@ -199,6 +216,14 @@ class Consensus(Stage):
         return math.sqrt((1 - beta) / (1 + beta) * (1 + faded) / (1 - faded))
 
     # --- the centre ---
+
+    def _turn(self) -> None:
+        """One more verdict; the centre moves once in so many."""
+        self._since += 1
+        known = len(self._averages) - len(self._new)
+        if self._since >= min(self.n, SAMPLE) and known >= self.n - self.f:
+            self._since = 0
+            self._move()
 
     def _move(self) -> None:
         workers = self._sample()
@@ -232,9 +257,10 @@ class Consensus(Stage):
         """The next SAMPLE of those who have answered, each as often as any other. Neighbours, who
         may be one liar's, come in different turns.
         """
-        workers = sorted(self._averages.keys() - self._elsewhere)
+        counted = self._averages.keys() - self._new
+        workers = sorted(counted - self._elsewhere)
         if len(workers) < self.n - self.f:
-            workers = sorted(self._averages)
+            workers = sorted(counted)
         if len(workers) <= SAMPLE:
             return workers
         strides = -(-len(workers) // SAMPLE)
@@ -311,6 +337,7 @@ class Consensus(Stage):
             "admissions": self._admissions,
             "passed": sorted(self._passed),
             "elsewhere": sorted(self._elsewhere),
+            "new": sorted(self._new),
             "weights": [[worker, value] for worker, value in self._weights.items()],
             "credits": [[worker, value] for worker, value in self._credits.items()],
             "centre": centre,
@@ -323,6 +350,7 @@ class Consensus(Stage):
         self._averages = {worker: _Average(*its) for worker, *its in state["averages"]}
         self._records.update((worker, _Record(*its)) for worker, *its in state["records"])
         self._passed, self._elsewhere = set(state["passed"]), set(state["elsewhere"])
+        self._new = set(state.get("new", ()))  # before there were keys, nobody was
         self._serving, self._admissions = set(state["serving"]), state["admissions"]
         self._weights = {worker: value for worker, value in state["weights"]}
         self._credits = {worker: value for worker, value in state["credits"]}

@@ -17,18 +17,22 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from kardam import checkpoint, memory, pages
 from kardam.errors import Interrupted, Stalled, Unwritable, UsageError
-from kardam.keys import Tokens, publish
-from kardam.messages import Manifest, Vector, Verdict
+from kardam.gate import Locked
+from kardam.keys import Keys, Pass, Tokens, publish
+from kardam.kits import Folder, new_pair
+from kardam.messages import Manifest, Role, Vector, Verdict, WorkerId
 from kardam.outcome import Ending, Outcome, ending_of
 from kardam.plan import Plan, Until
 from kardam.recipe import Recipe
 from kardam.records import NOTHING, Records
 from kardam.recovery import Retold, caught_up
+from kardam.ring import Entry
 from kardam.scribe import Scribe
 from kardam.server import Server, serve
 from kardam.sessions import Sessions, Terms
@@ -86,9 +90,17 @@ class Run:
     """A server that is up, and what will end it; see `running`."""
 
     def __init__(
-        self, server: Server, until: Until, scribe: Scribe, asked: asyncio.Future[Ending]
+        self,
+        server: Server,
+        until: Until,
+        scribe: Scribe,
+        asked: asyncio.Future[Ending],
+        key: str,
     ) -> None:
         self.server = server
+        # The server's public one; empty where there are none.
+        self.key = key
+        self.endpoint = outward(server.endpoint)
         self.scribe = scribe
         self.page: Page | None = None
         # Where to look at it with a browser; empty where that was not asked for.
@@ -98,6 +110,15 @@ class Run:
         self._asked = asked
         self._wake = asyncio.Event()
         asked.add_done_callback(lambda _: self._wake.set())
+
+    def evaluator(self) -> Pass:
+        """For an evaluator of our own."""
+        return _pass(self.server, self.key, "evaluator", self.server.sessions.tokens.evaluator)
+
+    def worker(self, place: WorkerId, label: str, byzantine: bool) -> Pass:
+        """For a worker of our own, who is expected in this place from now on."""
+        token = self.server.sessions.expect(place, label, byzantine, self.server.now)
+        return _pass(self.server, self.key, "worker", token, place)
 
     def observe(self, verdict: Verdict, took: float) -> None:
         """Show it, and look at once where something is due: a run of so many arrivals is not a few
@@ -160,6 +181,9 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
         if plan.in_place:
             before, retold = caught_up(plan.out, kept)
     sessions = house(plan.recipe, x, manifest, seed=plan.seed, task=plan.task, split=plan.split)
+    folder = Folder(plan.keys) if plan.keys is not None else None
+    locked = Locked(folder.pair.secret, folder.enrolled) if folder is not None else None
+    key = folder.pair.public if folder is not None else ""
     sessions.progress = lambda now: plan.until.share(sessions.stats, now)
     seconds = 0.0
     if before is not None:
@@ -175,9 +199,12 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
             lambda verdict, took: run.observe(verdict, took),
             seconds,
             (lambda: run.scribe.settle()) if plan.durable else None,
+            locked=locked,
         ) as server:
             # Who has no port leaves no directory; and no message comes before the first `await`.
-            with _records(plan, before) as records, published(server):
+            with _records(plan, before) as records, published(server, key):
+                if folder is not None:
+                    folder.make(outward(server.endpoint))
                 records.environment(_environment(server))
                 for each in retold:
                     records.verdict(*each)
@@ -185,7 +212,7 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
                     records.record(asdict(plan.recipe), whole=plan.record, durable=plan.durable)
                 scribe = Scribe(sessions, records, plan.every, lambda: server.now, plan.durable)
                 sessions.descent.hear = scribe.hear
-                run = Run(server, plan.until, scribe, asked)
+                run = Run(server, plan.until, scribe, asked, key)
                 scribe.begin()
                 async with _dashboard(run, door):
                     yield run
@@ -259,11 +286,35 @@ def interrupts() -> Iterator[asyncio.Future[Ending]]:
             loop.remove_signal_handler(number)
 
 
+def outward(endpoint: str) -> str:
+    """The endpoint as others reach it: for one on all addresses, by that which leads out."""
+    parts = urlsplit(endpoint)
+    if parts.hostname not in ("0.0.0.0", "::"):
+        return endpoint
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # reserved for documents; nothing is sent
+            host = probe.getsockname()[0]
+        except OSError:
+            host = "127.0.0.1"
+    return f"tcp://{host}:{parts.port}"
+
+
+def _pass(server: Server, key: str, role: Role, token: str, place: WorkerId | None = None) -> Pass:
+    """For a peer of our own: this token; or keys, where the server has one."""
+    if not key:
+        return Pass(token)
+    pair = new_pair()
+    server.sessions.ring.add(pair.public, Entry(role), place)
+    return Pass(keys=Keys(key, *pair))
+
+
 @contextlib.contextmanager
-def published(server: Server) -> Iterator[None]:
+def published(server: Server, key: str = "") -> Iterator[None]:
     """While the block runs, this user's commands on this machine may read the books."""
+    operator = _pass(server, key, "operator", server.sessions.tokens.operator)
     try:
-        path = publish(server.endpoint, server.sessions.tokens.operator)
+        path = publish(outward(server.endpoint), operator)
     except Unwritable as error:
         log.warning("%s; kardam stats will not find its token", error)
         yield

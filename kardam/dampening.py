@@ -20,6 +20,9 @@ class Dampening(Stateful):
     # Whether it needs the worker's growth, hence a memory of his answers.
     compares = False
 
+    def forget(self, worker: WorkerId) -> None:
+        """This worker is no more; who will be called so is another, and has shown nothing."""
+
     def weigh(self, evidence: Evidence) -> float:
         """Lambda in (0, 1], 1 for a fresh gradient. Learns from what it is shown; every gradient is
         shown once.
@@ -150,6 +153,16 @@ class Curvature(Dampening):
             del shown[next(iter(shown))]
         if len(shown) == self.panel:
             self.squares[worker] = sorted(shown.values())[self.panel // 2]
+
+    def forget(self, worker: WorkerId) -> None:
+        for population in (self.lengths, self.growths, self.squares):
+            population.forget(worker)
+        for pairs in (self._answers, self._changes):
+            pairs.pop(worker, None)
+        self._partner.pop(worker, None)
+        self._shown.pop(worker, None)
+        for shown in self._shown.values():
+            shown.pop(worker, None)
 
     def state(self) -> State:
         return {

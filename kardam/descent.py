@@ -15,12 +15,13 @@ import numpy as np
 from kardam.aggregators import clipped_median
 from kardam.dampening import Dampening
 from kardam.errors import UsageError
-from kardam.events import Forgetting, Hear, Lending, Receiving, Refusing, unheard
+from kardam.events import Forgetting, Hear, Lending, Receiving, Refusing, Turning, unheard
 from kardam.gathering import Buffered, Gathering, OnArrival, weighted
 from kardam.growth import Change, Evidence, History, Trace
 from kardam.lens import Exact, Lens, Step
 from kardam.messages import UNASKED, Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
 from kardam.optimizers import SGD, Optimizer
+from kardam.probation import Probation
 from kardam.rates import Rate
 from kardam.stage import Reading, Stage
 from kardam.state import State, Stateful
@@ -86,6 +87,7 @@ class Descent(Stateful):
         self._histories: dict[WorkerId, History] = defaultdict(History)
         self._lent: dict[WorkerId, list[Loan]] = {worker: [] for worker in range(n)}
         self._tickets = 0
+        self.probation = Probation()
         self._knobs = dict(knobs or {})
         self.hear: Hear = unheard
 
@@ -122,6 +124,33 @@ class Descent(Stateful):
         if self._lent[worker]:
             self._lent[worker] = [loan for loan in self._lent[worker] if loan.ticket in but]
             self.hear(Forgetting(worker, but), None)
+
+    # --- who comes into a run that is going on ---
+
+    def vacate(self, worker: WorkerId) -> None:
+        """This worker is no more: nothing of it is remembered, and nobody is held to it."""
+        self._clear(worker)
+        self.hear(Turning(worker, "vacate"), None)
+
+    def _clear(self, worker: WorkerId) -> None:
+        self._lent[worker] = []
+        self._histories.pop(worker, None)
+        self.filter.forget(worker)
+        self.dampening.forget(worker)
+        self.gathering.forget(worker)
+        self.probation.end(worker)
+
+    def begin(self, worker: WorkerId) -> None:
+        """Somebody else is this worker from now on; after the first update, on probation."""
+        self._clear(worker)
+        if self.model.version > 0:
+            self.probation.begin(worker)
+        self.hear(Turning(worker, "begin"), None)
+
+    def excuse(self, worker: WorkerId) -> None:
+        """This worker counts from now on, whatever it owes."""
+        self.probation.end(worker)
+        self.hear(Turning(worker, "excuse"), None)
 
     def _give_back(self, worker: WorkerId, ticket: int) -> Loan | None:
         """Close a loan. Loans are answered in order: what was lent before it is forfeit."""
@@ -178,11 +207,14 @@ class Descent(Stateful):
             x=loan.x,
             now=self._trace,
             tolerance=self._lens.tolerance,
+            counts=gradient.worker not in self.probation,
         )
 
     def _judge(self, gradient: Gradient, loan: Loan, evidence: Evidence) -> Verdict:
         # Both learn from every gradient, whatever becomes of it.
         refusal = self.filter.judge(evidence)
+        if (early := self.probation.answered(gradient.worker, loan.version)) is not None:
+            return self._verdict(gradient, early, loan, evidence)
         dampening = self.dampening.weigh(evidence)
         if not self.filter.ready:
             return self._start_up(gradient, loan, evidence)
@@ -231,7 +263,7 @@ class Descent(Stateful):
         loans = self._lent[worker]
         twin = copy(self)
         twin.hear = unheard
-        for learner in ("filter", "dampening", "gathering", "optimizer", "_first"):
+        for learner in ("filter", "dampening", "gathering", "optimizer", "probation", "_first"):
             setattr(twin, learner, deepcopy(getattr(self, learner)))
         twin._lent = dict(self._lent)
         twin._histories = defaultdict(History)
@@ -253,6 +285,7 @@ class Descent(Stateful):
             "tickets": self._tickets,
             "histories": [[worker, its.state()] for worker, its in self._histories.items()],
             "first": self._first.state(),
+            "probation": self.probation.state(),
             "filter": self.filter.state(),
             "dampening": self.dampening.state(),
             "gathering": self.gathering.state(),
@@ -277,6 +310,8 @@ class Descent(Stateful):
         for worker, its in state["histories"]:
             self._histories[worker].restore(its)
         self._first.restore(state["first"])
+        if "probation" in state:  # before there were keys, nobody was new
+            self.probation.restore(state["probation"])
         self.filter.restore(state["filter"])
         self.dampening.restore(state["dampening"])
         self.gathering.restore(state["gathering"])

@@ -30,6 +30,7 @@ KNOBS = {
     "unmeasured": "no growth can be measured while the model stands still: a larger --rate",
     "nonfinite": "the model or the gradients have left the numbers: a smaller --rate",
     "malformed": "workers answer with another model's gradients: check their --task",
+    "probation": "whoever is new is heard, and counts after five answers",
     "late": "gradients take too long to arrive: check the line",
 }
 
@@ -67,6 +68,8 @@ def of_workers(books: Books) -> list[str]:
 
 
 def _apart(row: Row, speed: float, share: float) -> str:
+    if row.get("violations"):
+        return f"breaks the protocol ({row['violations']:,})"
     if row["state"] != "alive":
         return "absent" if row["state"] in ("missing", "gone") else str(row["state"])
     if row["delivered"] < ANSWERS:

@@ -6,6 +6,7 @@ Never in here: what becomes of them, or when they were.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from kardam.messages import Gradient, Verdict, WorkerId
 
@@ -35,6 +36,14 @@ class Refusing:
     rule: str
 
 
+@dataclass(frozen=True, slots=True)
+class Turning:
+    """Who this worker is, or whether it counts, has changed, by that method of Descent."""
+
+    worker: WorkerId
+    how: Literal["vacate", "begin", "excuse"]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Receiving:
     """A gradient was judged."""
@@ -42,7 +51,7 @@ class Receiving:
     gradient: Gradient
 
 
-Event = Lending | Forgetting | Refusing | Receiving
+Event = Lending | Forgetting | Refusing | Turning | Receiving
 
 # Is told of each event once it has happened, and of the verdict where it made one.
 Hear = Callable[[Event, Verdict | None], None]

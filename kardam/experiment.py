@@ -26,7 +26,15 @@ NOT_THE_EXPERIMENT = {"experiment", "resume", "out", "dry_run", "quiet", "as_jso
 NOT_THE_EXPERIMENT |= {"dashboard"}
 
 # What only a server needs of an experiment; where there is none, its file may say it all the same.
-OF_A_SERVER = {"bind", "insecure", "checkpoint-updates", "checkpoint-seconds", "keep", "durable"}
+OF_A_SERVER = {
+    "bind",
+    "keys",
+    "insecure",
+    "checkpoint-updates",
+    "checkpoint-seconds",
+    "keep",
+    "durable",
+}
 
 
 # Where a command's context keeps the lists of its file.

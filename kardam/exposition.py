@@ -22,7 +22,7 @@ from kardam.messages import Verdict
 from kardam.scribe import Scribe
 from kardam.sessions import Sessions
 
-STATES = ("alive", "missing", "expected", "left", "gone", "replaced", "unknown")
+STATES = ("alive", "new", "missing", "expected", "left", "gone", "replaced", "revoked", "unknown")
 STALENESS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SECONDS = (1e-4, 2.5e-4, 1e-3, 2.5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1.0)
 WEIGHTS = tuple(tenth / 10 for tenth in range(1, 11))
@@ -51,6 +51,12 @@ class Books(Collector):
             gradients.add_metric([verdict], count)
         yield gradients
         yield self._staleness()
+        yield CounterMetricFamily(
+            "kardam_violations", "Messages that break the protocol.", stats.violations
+        )
+        yield CounterMetricFamily(
+            "kardam_strangers", "Handshakes that were refused.", stats.strangers
+        )
         moved = CounterMetricFamily(
             "kardam_bytes", "Bytes of gradients (in) and models (out).", labels=["direction"]
         )

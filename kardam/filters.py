@@ -13,7 +13,7 @@ from typing import Any, Literal
 from kardam.consensus import Consensus
 from kardam.errors import UsageError
 from kardam.growth import Change, Evidence, Population, distance
-from kardam.messages import Refusal, Vector, WorkerId
+from kardam.messages import NOBODY, Refusal, Vector, WorkerId
 from kardam.spec import build, stages
 from kardam.stage import Chain, Reading, Slowdown, Stage
 from kardam.state import State
@@ -120,8 +120,9 @@ class Growth(Stage):
         latest = self._latest[evidence.worker]
         growth = change.difference / change.displacement**self.exponent
         latest.append(growth if growth < math.inf else math.inf)
-        growth = sorted(latest)[(len(latest) - 1) // 2]
-        self.growths[evidence.worker] = growth
+        growth = self._stands_for(evidence.worker)
+        if evidence.counts:
+            self.growths[evidence.worker] = growth
         if (lie := _misdeclared(evidence, change)) is not None:
             return lie
         low, high = self.bounds()
@@ -130,7 +131,16 @@ class Growth(Stage):
     def reading(self, evidence: Evidence) -> Reading | None:
         if evidence.change is None:
             return None
-        return Reading(self.growths.get(evidence.worker), *self.bounds())
+        return Reading(self._stands_for(evidence.worker), *self.bounds())
+
+    def _stands_for(self, worker: WorkerId) -> float:
+        """The lower median of this worker's latest growths."""
+        latest = sorted(self._latest[worker])
+        return latest[(len(latest) - 1) // 2]
+
+    def forget(self, worker: WorkerId) -> None:
+        self.growths.forget(worker)
+        self._latest.pop(worker, None)
 
     def slowdown(self) -> Slowdown | None:
         if self.c is not None:
@@ -179,6 +189,12 @@ class Frequency(Stage):
     def admit(self, evidence: Evidence) -> None:
         self._owners.append(evidence.worker)
 
+    def forget(self, worker: WorkerId) -> None:
+        # What he owned stays between the others.
+        for at, owner in enumerate(self._owners):
+            if owner == worker:
+                self._owners[at] = NOBODY
+
     def state(self) -> State:
         return {"owners": list(self._owners)}
 
@@ -204,12 +220,16 @@ class Clip(Stage):
         return len(self.norms) >= self.n - self.f
 
     def judge(self, evidence: Evidence) -> Refusal | None:
-        self.norms[evidence.worker] = evidence.norm
+        if evidence.counts:
+            self.norms[evidence.worker] = evidence.norm
         return None
 
     def scale(self, evidence: Evidence) -> float:
         bound = self.factor * self.norms.median()
         return 1.0 if evidence.norm <= bound else bound / evidence.norm
+
+    def forget(self, worker: WorkerId) -> None:
+        self.norms.forget(worker)
 
     def state(self) -> State:
         return {"norms": self.norms.state()}
@@ -241,7 +261,7 @@ class ServerGrowth(Stage):
         return self._previous is not None and len(self.growths) >= self.n - self.f
 
     def judge(self, evidence: Evidence) -> Refusal | None:
-        if evidence.change is not None:
+        if evidence.change is not None and evidence.counts:
             self.growths[evidence.worker] = evidence.change.growth
         if self._previous is None or not self.ready:
             return Refusal("unmeasured")
@@ -256,6 +276,9 @@ class ServerGrowth(Stage):
 
     def start(self, g: Vector, x: Vector) -> None:
         self._previous = g, x
+
+    def forget(self, worker: WorkerId) -> None:
+        self.growths.forget(worker)
 
     def state(self) -> State:
         previous = None if self._previous is None else list(self._previous)

@@ -10,9 +10,10 @@ import click
 from kardam.aggregators import AGGREGATORS
 from kardam.errors import UsageError
 from kardam.experiment import resolved, resumed
+from kardam.kits import KEYS
 from kardam.lens import MEMORIES
 from kardam.optimizers import OPTIMIZERS
-from kardam.plan import Every, Plan, Until, check_bind
+from kardam.plan import Every, Plan, Until, is_public
 from kardam.recipe import (
     DEFAULT_AGGREGATOR,
     DEFAULT_GATHER,
@@ -101,7 +102,15 @@ bind_options = options(
         show_default=True,
         help="Where to listen; port 0 is any free one.",
     ),
-    click.option("--insecure", is_flag=True, help="Let --bind be an address that others reach."),
+    click.option(
+        "--keys",
+        type=click.Path(path_type=Path),
+        help="Let in only who is enrolled in this folder (kardam keys), under CURVE.  [default: of"
+        " RUN/keys, where others reach --bind]",
+    ),
+    click.option(
+        "--insecure", is_flag=True, help="Let in anybody who reaches --bind, whoever that is."
+    ),
 )
 
 dashboard_option = click.option(
@@ -214,7 +223,7 @@ def plan_of(choices: dict[str, Any]) -> Plan:
     recipe = recipe_of(choices)
     experiment = resolved(everything, recipe)
     until = until_of(choices)
-    bind = check_bind(choices.pop("bind"), choices.pop("insecure"))
+    bind, keys, insecure = (choices.pop(name) for name in ("bind", "keys", "insecure"))
     every = Every(choices.pop("checkpoint_updates"), choices.pop("checkpoint_seconds"))
     keep, out, resume = (choices.pop(name) for name in ("keep", "out", "resume"))
     if keep < 1:
@@ -227,6 +236,11 @@ def plan_of(choices: dict[str, Any]) -> Plan:
         out = new_run()
     if not in_place:
         check_new(out)
+    if keys is not None and insecure:
+        raise UsageError(f"expected --keys {keys} or --insecure, and not both")
+    if keys is None and is_public(bind) and not insecure:
+        # Who was enrolled for a run is so for what goes on from it.
+        keys = (found.run if found is not None else out) / KEYS
     return Plan(
         recipe=recipe,
         bind=bind,
@@ -243,4 +257,5 @@ def plan_of(choices: dict[str, Any]) -> Plan:
         dashboard=choices.pop("dashboard"),
         record=choices.pop("record"),
         durable=choices.pop("durable"),
+        keys=keys,
     )

@@ -132,6 +132,11 @@ class Population(Stateful):
         self._latest[worker] = shown
         self._sorted.add(shown)
 
+    def forget(self, worker: WorkerId) -> None:
+        """This worker has shown nothing."""
+        if worker in self._latest:
+            self._sorted.remove(self._latest.pop(worker))
+
     def get(self, worker: WorkerId) -> float:
         """What this worker has shown; 0 if it has shown nothing."""
         return self._latest.get(worker, 0.0)
@@ -167,7 +172,8 @@ class Evidence:
     """What the server itself measured of one gradient: all that a rule may go by.
 
     `g`, `x` and `now` are traces (see lens) of the gradient, of the model it was computed on, and
-    of the current one.
+    of the current one. Where it does not `count`, its worker is new (see probation): a rule
+    remembers what it shows, and holds nobody else to it.
     """
 
     worker: WorkerId
@@ -179,6 +185,7 @@ class Evidence:
     x: Trace
     now: Trace
     tolerance: float
+    counts: bool = True
 
     @property
     def growth(self) -> float:

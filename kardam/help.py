@@ -3,7 +3,7 @@
 import click
 
 # What one meets first stands first; other verbs follow as they were added.
-VERBS = ("run", "simulate", "serve", "work", "stats", "report", "checkpoint", "doctor")
+VERBS = ("run", "simulate", "serve", "work", "stats", "report", "checkpoint", "keys", "doctor")
 
 # Columns of the flags; a longer one has its words on the next line.
 WIDTH = 22
@@ -20,7 +20,7 @@ SECTIONS = {
         *("optimizer", "gather", "aggregator", "memory"),
     ),
     "When it is enough": ("updates", "arrivals", "seconds", "target"),
-    "Where it listens": ("bind", "insecure", "dashboard"),
+    "Where it listens": ("bind", "keys", "insecure", "dashboard"),
     "What is kept": (
         *("out", "resume", "checkpoint_updates", "checkpoint_seconds", "keep"),
         "dry_run",

@@ -1,5 +1,5 @@
-"""Who is who: the tokens that stand for the n workers and for the two trusted roles, on one
-machine.
+"""Who is who where there are no keys: tokens that stand for the n workers and the two trusted
+roles, on one machine; and what the user who started a server finds of it there.
 
 Identity is the token's, never what a peer calls itself. Chance (secrets) is given.
 """
@@ -9,18 +9,16 @@ import hmac
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from kardam.errors import Unwritable
-from kardam.messages import Role, WorkerId
+from kardam.messages import NOBODY, Role, WorkerId
 from kardam.state import State
 
 # Draws a secret; see `secrets.token_hex`.
 Draw = Callable[[], str]
-
-NOBODY = -1
 
 # More than there will ever be tokens of one worker under one server.
 TURNS = 10**6
@@ -31,6 +29,28 @@ class Identity(NamedTuple):
 
     role: Role
     worker: WorkerId = NOBODY
+
+
+class Keys(NamedTuple):
+    """What a peer holds under CURVE, 64 hexadecimal digits each: the server's public key, and its
+    own pair.
+    """
+
+    server: str
+    public: str
+    secret: str
+
+
+class Pass(NamedTuple):
+    """What a peer shows of itself: a token, or keys."""
+
+    token: str = ""
+    keys: Keys | None = None
+
+    @classmethod
+    def of(cls, token: str, keys: Sequence[str] | None) -> Self:
+        """As JSON has it."""
+        return cls(token, Keys(*keys) if keys else None)
 
 
 class Tokens:
@@ -105,7 +125,7 @@ class Tokens:
         return hmac.new(self._secret.encode(), said.encode(), hashlib.sha256).hexdigest()[:24]
 
 
-# --- the operator's token, for commands of the same user on the same machine ---
+# --- what an operator needs, for commands of the same user on the same machine ---
 
 
 def _file(endpoint: str) -> Path:
@@ -115,9 +135,9 @@ def _file(endpoint: str) -> Path:
     return folder / f"kardam-{os.getuid()}" / f"{name}.json"
 
 
-def publish(endpoint: str, operator: str) -> Path:
-    """Leave the operator's token where only this user can read it: a file, to be removed at the
-    end. Raises Unwritable.
+def publish(endpoint: str, operator: Pass) -> Path:
+    """Leave it where only this user can read it: a file, to be removed at the end. Raises
+    Unwritable.
     """
     path = _file(endpoint)
     try:
@@ -132,9 +152,9 @@ def publish(endpoint: str, operator: str) -> Path:
     return path
 
 
-def published(endpoint: str) -> str | None:
-    """The operator's token of the server at this endpoint, if this user started it right here."""
+def published(endpoint: str) -> Pass | None:
+    """The operator's, of the server at this endpoint, if this user started it right here."""
     try:
-        return str(json.loads(_file(endpoint).read_text())["operator"])
+        return Pass.of(*json.loads(_file(endpoint).read_text())["operator"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -36,7 +36,7 @@ from kardam.messages import (
     Vector,
     Welcome,
 )
-from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_manifest, vector
+from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_manifest, digest, vector
 
 # Seconds. Ten beats without an answer, and the line is taken for dead; later while something is
 # asked, since then a beat may wait behind a chunk. A request that is not answered for so long,
@@ -135,6 +135,7 @@ class Link:
         # Whether the server has welcomed us on this line; before, it would not know who asks.
         self._welcomed = False
         self._manifest: Manifest | None = None
+        self._digest = ""
         self._heard = self._beat_at = self._greeted = 0.0
         self._request: Pull | Push | Query | None = None
         self._asked = 0.0
@@ -208,7 +209,7 @@ class Link:
         self._beat_at = now + self._jitter()
         self._assembly = None
         self._welcomed = self._credit = False
-        return [Say(replace(self._hello, holds=tuple(self._held)))]
+        return [Say(replace(self._hello, holds=tuple(self._held), digest=self._digest))]
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed."""
@@ -266,7 +267,7 @@ class Link:
             # another server it is not clear what it has heard of that: once more, in order.
             return self.connected(now) if anew else []
         if anew:
-            self._manifest = decode_manifest(body)
+            self._manifest, self._digest = decode_manifest(body), digest(body)
             self._model, self._held = None, []
         self.terms, self._welcomed = welcome, True
         manifest = self._manifest

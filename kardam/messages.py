@@ -21,6 +21,7 @@ Vector = NDArray[np.float32]
 # A worker is a number from 0 to n-1, given by the server; what a peer calls itself is nobody's
 # name.
 WorkerId = int
+NOBODY: WorkerId = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,8 @@ Activity = Literal["idle", "pulling", "computing", "pushing"]
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """First word of a peer, and after every reconnection. `holds`: tickets it will still answer.
+    """First word of a peer, and after every reconnection. `holds`: tickets it will still answer;
+    `digest`: that of the manifest which it was told before, empty where it was told none.
 
     `label` and `byzantine` are what its owner says that it is, for reports alone.
     """
@@ -179,6 +181,7 @@ class Hello:
     label: Label
     byzantine: bool
     holds: Annotated[tuple[Count, ...], Within(0, 2)]
+    digest: Word = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,5 +47,5 @@ class Places:
         return None
 
     def why_absent(self, worker: WorkerId) -> str:
-        """expected, left, gone or replaced; unknown where nobody has ever been this worker."""
+        """expected, left, gone, replaced or revoked; unknown where nobody was ever this worker."""
         return self._absent.get(worker, ("unknown", 0.0))[0]

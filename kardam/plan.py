@@ -2,6 +2,7 @@
 only: nothing in here runs, opens a file or reads a clock.
 """
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,18 +13,13 @@ from kardam.recipe import Recipe
 from kardam.stats import Stats
 
 
-def check_bind(bind: str, insecure: bool) -> str:
-    """The endpoint to listen on, if it is ours alone. Raises UsageError for a public one.
-
-    Without keys a public server lets anybody in, so that has to be asked for by name.
-    """
+def is_public(bind: str) -> bool:
+    """Whether others than this machine reach this endpoint. Raises UsageError where it is none."""
     host = urlsplit(check_endpoint(bind)).hostname or ""
-    if not insecure and host not in ("localhost", "::1") and not host.startswith("127."):
-        raise UsageError(
-            f"--bind {bind}: anybody who reaches {host} could join; use tcp://127.0.0.1:PORT (and a"
-            " tunnel), or say --insecure"
-        )
-    return bind
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"  # any other name may be anybody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +92,9 @@ class Plan:
     `dashboard` is the port of a page to look at, if there is to be one. `record`: what was received
     stays, gradients and all; `durable`: it is on the disk before anything of it leaves.
 
+    `keys` is the folder of those who may come, under CURVE; where there is none, anybody may who
+    reaches the port, and has a token.
+
     `experiment` is the text of its file, `out` its directory. A run that goes on from a
     `checkpoint` does so in its own directory (`in_place`), or begins another one.
     """
@@ -115,3 +114,4 @@ class Plan:
     dashboard: int | None = None
     record: bool = False
     durable: bool = False
+    keys: Path | None = None

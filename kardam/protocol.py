@@ -4,6 +4,7 @@ A message is one header frame, a small msgpack map, and at most one body frame o
 in here: what a message means, or a socket.
 """
 
+import hashlib
 import math
 import types
 import typing
@@ -31,7 +32,7 @@ from kardam.messages import (
 )
 
 # Raised by one with every change of what travels.
-PROTOCOL = 2
+PROTOCOL = 3
 
 # One message a chunk: heartbeats pass between two of them, and what is one chunk needs no copy. A
 # peer who is silent for half a minute is lost, so a line must carry a megabit a second.
@@ -156,6 +157,11 @@ def vector(body: Bytes) -> Vector:
 def encode_manifest(manifest: Manifest) -> bytes:
     """[[name, [dim, ...]], ...]"""
     return typing.cast("bytes", msgpack.packb([[n, list(s)] for n, s in manifest.tensors]))
+
+
+def digest(manifest: Bytes) -> str:
+    """By which a manifest is known again: 64 bits of SHA-256."""
+    return hashlib.sha256(manifest).hexdigest()[:16]
 
 
 def decode_manifest(body: Bytes) -> Manifest:

@@ -5,7 +5,7 @@ Never in here: a file, a clock, or a model that was not.
 
 from kardam.descent import Descent
 from kardam.errors import Different
-from kardam.events import Event, Forgetting, Lending, Receiving, Refusing
+from kardam.events import Event, Forgetting, Lending, Receiving, Refusing, Turning
 from kardam.growth import Trace
 from kardam.messages import Vector, Verdict
 
@@ -25,6 +25,10 @@ def again(descent: Descent, event: Event) -> Verdict | None:
             return None
         case Forgetting(worker=worker, but=but):
             descent.forget(worker, but)
+            return None
+        case Turning(worker=worker, how=how):
+            turn = {"vacate": descent.vacate, "begin": descent.begin, "excuse": descent.excuse}
+            turn[how](worker)
             return None
         case Refusing(worker=worker, ticket=ticket, rule=rule):
             return descent.refuse(worker, ticket, rule)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 
 import zmq
 
-from kardam.client import KEEPALIVE
 from kardam.errors import Unreachable
+from kardam.gate import lock
+from kardam.line import KEEPALIVE
 from kardam.protocol import CHUNK_BYTES, HEADER_BYTES_MAX, Bytes
+from kardam.ring import Key
 from kardam.sessions import Peer
 
 # Messages in one go, before other tasks have their turn; and frames of one message.
@@ -34,7 +36,8 @@ FRAMES_MAX = 2
 
 
 class Router:
-    """A ROUTER socket that never blocks, and calls `deliver(peer, frames)` for what comes.
+    """A ROUTER socket that never blocks, and calls `deliver(peer, key, frames)` for what comes;
+    the key is what the peer has proved to hold, empty where there is no CURVE.
 
     ZeroMQ's descriptor is edge-triggered: it may stay silent while messages wait. So the socket's
     own state is asked again after every read and write, and at every `look`.
@@ -43,15 +46,17 @@ class Router:
     def __init__(
         self,
         socket: zmq.Socket[bytes],
-        deliver: Callable[[Peer, list[memoryview]], None],
+        deliver: Callable[[Peer, Key, list[memoryview]], None],
         backlog: int = BACKLOG_MAX,
     ) -> None:
         self._socket = socket
+        self._locked = bool(socket.get(zmq.CURVE_SERVER))
         self._deliver = deliver
         self._most = backlog
         self._backlog: dict[Peer, deque[Sequence[Bytes]]] = {}
         # The message that is being read: whose, what of it is kept, and whether more is there.
         self._peer: Peer = b""
+        self._key: Key = ""
         self._frames: list[memoryview] = []
         self._more = False
         # How often somebody did not read what was for him; frames that no message of ours has.
@@ -95,7 +100,10 @@ class Router:
     def _read(self) -> None:
         """Read a message, or FRAMES_BUDGET frames of it; and deliver it, if that was all."""
         if not self._more:
-            self._peer, self._frames = self._socket.recv(NOW, copy=False).bytes, []
+            frame = self._socket.recv(NOW, copy=False)
+            # Of every message: a peer chooses its routing id, and can not choose this.
+            self._key = str(frame.get("User-Id")) if self._locked else ""
+            self._peer, self._frames = frame.bytes, []
             self._more = True  # a routing id never comes alone
         left = FRAMES_BUDGET
         while self._more and left > 0:
@@ -107,7 +115,7 @@ class Router:
                 self.junk += 1
             left -= 1
         if not self._more:
-            self._deliver(self._peer, self._frames)
+            self._deliver(self._peer, self._key, self._frames)
 
     def _retry(self, peer: Peer) -> None:
         waiting = self._backlog[peer]
@@ -131,9 +139,13 @@ class Router:
         return True
 
 
-def bound(context: zmq.Context[zmq.Socket[bytes]], bind: str) -> zmq.Socket[bytes]:
-    """A ROUTER socket that listens there. Raises Unreachable."""
+def bound(
+    context: zmq.Context[zmq.Socket[bytes]], bind: str, secret: str | None = None
+) -> zmq.Socket[bytes]:
+    """A ROUTER socket that listens there, under CURVE if it has a secret. Raises Unreachable."""
     socket = context.socket(zmq.ROUTER)
+    if secret is not None:
+        lock(socket, secret)
     socket.set(zmq.ROUTER_MANDATORY, 1)
     socket.set(zmq.SNDHWM, HIGH_WATER)
     socket.set(zmq.RCVHWM, HIGH_WATER)

@@ -16,6 +16,7 @@ import zmq
 from kardam import memory
 from kardam.complaints import Complaints
 from kardam.errors import Unreachable
+from kardam.gate import Gate, Locked
 from kardam.messages import Verdict
 from kardam.protocol import (
     CHUNK_BYTES,
@@ -25,6 +26,7 @@ from kardam.protocol import (
     decode_up,
     encode,
 )
+from kardam.ring import Key
 from kardam.router import BACKLOG_MAX, Router, bound
 from kardam.sessions import Effect, Judge, Peer, Send, Sessions
 
@@ -59,9 +61,12 @@ class Server:
         observe: Observe,
         settle: Settle | None,
         seconds: float,
+        locked: Locked | None,
+        gate: Gate | None,
         memory_limit: int | None,
     ) -> None:
         self.sessions = sessions
+        self._locked, self._gate = locked, gate
         self._observe = observe
         self._context = context
         self._open(bind)
@@ -90,11 +95,14 @@ class Server:
         return self.sessions.books(self.now)
 
     def _open(self, bind: str) -> None:
-        self._socket = bound(self._context, bind)
+        secret = self._locked.secret if self._locked is not None else None
+        self._socket = bound(self._context, bind, secret)
         # Room for a model and the next, however large.
         chunks = self.sessions.descent.model.x.nbytes // CHUNK_BYTES
         self._router = Router(self._socket, self._deliver, BACKLOG_MAX + 2 * chunks)
-        self._descriptor = int(self._socket.get(zmq.FD))
+        self._descriptors = [int(self._socket.get(zmq.FD))]
+        if self._gate is not None:
+            self._descriptors.append(self._gate.descriptor)
 
     def close(self) -> None:
         """Let go of the socket; last words have LINGER_MS."""
@@ -114,11 +122,13 @@ class Server:
 
     async def _run(self) -> None:
         """Look at the socket when it calls, and at the clock now and then; raises what crashed."""
-        self._loop.add_reader(self._descriptor, self._look)
+        self._listen()
         try:
+            self._enroll()
             self._look()
             while not self._crashed.done():
                 await asyncio.wait({self._crashed}, timeout=TICK)
+                self._enroll()
                 self._do(self.sessions.tick(self.now))
                 self._router.forget_all_but(self.sessions.peers)
                 self._look()
@@ -126,7 +136,15 @@ class Server:
                 self._see_to_junk()
             self._crashed.result()
         finally:
-            self._loop.remove_reader(self._descriptor)
+            self._deafen()
+
+    def _listen(self) -> None:
+        for descriptor in self._descriptors:
+            self._loop.add_reader(descriptor, self._look)
+
+    def _deafen(self) -> None:
+        for descriptor in self._descriptors:
+            self._loop.remove_reader(descriptor)
 
     def _complain(self) -> None:
         violations = self.sessions.stats.violations
@@ -149,7 +167,7 @@ class Server:
         by themselves, and hold what they held. It takes some milliseconds, in which there is
         nobody to serve.
         """
-        self._loop.remove_reader(self._descriptor)
+        self._deafen()
         self._socket.close(linger=0)
         until = self._loop.time() + REBIND_SECONDS
         while True:
@@ -160,7 +178,7 @@ class Server:
                 if self._loop.time() > until:
                     raise
                 time.sleep(0.001)
-        self._loop.add_reader(self._descriptor, self._look)
+        self._listen()
         self._watch.relieved()
         self.relieved += 1
         self._complaints.add(f"connections closed, since {why}")
@@ -171,22 +189,28 @@ class Server:
         if self._crashed.done() or self._socket.closed:
             return
         try:
-            if self._router.look():
+            more = self._gate is not None and self._gate.look()
+            if self._router.look() or more:
                 self._loop.call_soon(self._look)
             self._release()
         except Exception as error:
             self._crashed.set_exception(error)
 
-    def _deliver(self, peer: Peer, frames: list[memoryview]) -> None:
+    def _enroll(self) -> None:
+        """Whoever was enrolled or revoked in the meantime is, from now on."""
+        if self._locked is not None:
+            self._do(self.sessions.enroll(self._locked.enrolled(), self.now))
+
+    def _deliver(self, peer: Peer, key: Key, frames: list[memoryview]) -> None:
         try:
             message, body = decode_up(frames)
         except VersionMismatch as mismatch:
             self._do(self.sessions.mismatched(peer, str(mismatch)))
         except ProtocolError as error:
             log.debug("%s sent what is no message: %s", peer.hex(), error)
-            self._do(self.sessions.violated())
+            self._do(self.sessions.violated(peer, key))
         else:
-            self._do(self.sessions.receive(peer, message, body, self.now))
+            self._do(self.sessions.receive(peer, message, body, self.now, key))
 
     def _do(self, effects: list[Effect]) -> None:
         pending = deque(effects)
@@ -228,18 +252,26 @@ async def serve(
     observe: Observe = lambda verdict, took: None,
     seconds: float = 0.0,
     settle: Settle | None = None,
+    locked: Locked | None = None,
     memory_limit: int | None = None,
 ) -> AsyncIterator[Server]:
     """Serve for as long as the block runs: ready inside, gone after; a crash comes out of it.
 
     `bind` is an endpoint like tcp://127.0.0.1:0, 0 for any free port; `seconds` have gone before.
-    What `settle` is given for leaves after it has returned. A process of more bytes than
-    `memory_limit` closes its connections, and opens the port again; by default, of 256 MiB more
-    than its work explains.
+    What `settle` is given for leaves after it has returned. `locked`: under CURVE, for those alone
+    who are enrolled. A process of more bytes than `memory_limit` closes its connections, and opens
+    the port again; by default, of 256 MiB more than its work explains.
     Raises Unreachable where the port is taken or the address is not ours.
     """
-    with zmq.Context() as context:
-        server = Server(sessions, context, bind, observe, settle, seconds, memory_limit)
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(zmq.Context())
+        gate = None
+        if locked is not None:
+            gate = Gate(context, sessions.knows)
+            stack.callback(gate.close)
+        server = Server(
+            sessions, context, bind, observe, settle, seconds, locked, gate, memory_limit
+        )
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(server._run())

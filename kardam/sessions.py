@@ -5,7 +5,7 @@ owns no socket and reads no clock; it knows the algorithm only as loans and verd
 """
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from kardam import __version__
 from kardam.descent import Descent
 from kardam.keys import Tokens
 from kardam.messages import (
+    NOBODY,
     UNASKED,
     Activity,
     Again,
@@ -43,8 +44,9 @@ from kardam.messages import (
     Welcome,
     WorkerId,
 )
-from kardam.places import VACANT, Places
-from kardam.protocol import CHUNK_BYTES, Bytes, encode_manifest, vector
+from kardam.protocol import CHUNK_BYTES, Bytes, digest, encode_manifest, vector
+from kardam.ring import Entry, Key, Ring
+from kardam.roll import Roll
 from kardam.state import State, nbytes
 from kardam.stats import Stats
 from kardam.uploads import Upload, Uploads
@@ -100,6 +102,7 @@ class Session:
     peer: Peer
     role: Role
     worker: WorkerId
+    key: Key
     heard: float
     state: Activity = "idle"
     # To be served once its gradient is judged.
@@ -116,7 +119,6 @@ class Sessions:
     ) -> None:
         self.descent = descent
         self.stats = stats
-        self.tokens = tokens
         self.terms = terms
         self.draining = False
         # How much of the way is gone at this second, 0 to 1; 0 where there is no goal.
@@ -125,22 +127,27 @@ class Sessions:
         self._over = True
         self._sessions: dict[Peer, Session] = {}
         self._workers: dict[WorkerId, Session] = {}
-        self._places = Places(descent.n, tokens.issued, now)
+        self._roll = Roll(descent.n, tokens, self._begin, now)
         self._uploads = Uploads(descent.model.x.size, descent.f, terms.chunk)
         # Who asked for a model, and when.
         self._waiting: dict[WorkerId, tuple[Pull, float]] = {}
         self._manifest = encode_manifest(terms.manifest)
+        self._digest = digest(self._manifest)
         self._nbytes = descent.model.x.nbytes
 
     # --- events ---
 
-    def receive(self, peer: Peer, message: Up, body: Bytes, now: float) -> list[Effect]:
-        """A peer said this."""
-        if isinstance(message, Hello):
-            return self._hello(peer, message, now)
-        if isinstance(message, Enrol):
-            return self._enrol(peer, message, now)
+    def receive(
+        self, peer: Peer, message: Up, body: Bytes, now: float, key: Key = ""
+    ) -> list[Effect]:
+        """A peer said this, and has proved to hold the secret of this key, where there are keys."""
         session = self._sessions.get(peer)
+        if key and (key not in self.ring or (session is not None and session.key != key)):
+            return self.violated(peer, key)
+        if isinstance(message, Hello):
+            return self._hello(peer, message, now, key)
+        if isinstance(message, Enrol):
+            return self._enrol(peer, message, now, key)
         if session is None:
             return [Send(peer, Again())]
         session.heard = now
@@ -165,15 +172,28 @@ class Sessions:
             case Query() if session.role == "operator":
                 return [Send(peer, Books(), json.dumps(self.books(now)).encode())]
             case _:
-                return self.violated()
+                return self.violated(peer, key)
 
     def mismatched(self, peer: Peer, how: str) -> list[Effect]:
         """A peer speaks another version; it is told so, in words that will never change."""
         return [Send(peer, Denied(f"{how}; the server is kardam {__version__}", final=True))]
 
-    def violated(self) -> list[Effect]:
-        """A peer broke the protocol. It is counted, and that is all that it gets."""
-        self.stats.violations += 1
+    def knows(self, key: Key) -> bool:
+        """Whether a handshake may end well for who holds this key; a stranger's is counted."""
+        self.stats.strangers += key not in self.ring
+        return key in self.ring
+
+    def violated(self, peer: Peer, key: Key = "") -> list[Effect]:
+        """A peer broke the protocol. It is counted, a worker's in its row, and that is all that it
+        gets.
+        """
+        session = self._sessions.get(peer)
+        worker = session.worker if session is not None else NOBODY
+        if key and (session is None or session.key != key):
+            # Whose name it used is not who it is.
+            place = self.ring.place(key)
+            worker = NOBODY if place is None else place
+        self.stats.violated(worker)
         return []
 
     def judged(self, verdict: Verdict, now: float) -> list[Effect]:
@@ -232,6 +252,16 @@ class Sessions:
         return self.draining and not self._uploads
 
     @property
+    def tokens(self) -> Tokens:
+        """Who is who, where there are no keys."""
+        return self._roll.tokens
+
+    @property
+    def ring(self) -> Ring:
+        """Who may come, where there are keys."""
+        return self._roll.ring
+
+    @property
     def peers(self) -> Collection[Peer]:
         """Who said hello, and is not gone."""
         return self._sessions.keys()
@@ -258,27 +288,36 @@ class Sessions:
 
     # --- coming and going ---
 
-    def _hello(self, peer: Peer, hello: Hello, now: float) -> list[Effect]:
-        identity = self.tokens.identity(hello.token)
-        if identity is None or identity.role != hello.role:
-            return [Send(peer, Denied(f"this token is no {hello.role}'s here", final=True))]
+    def _begin(self, worker: WorkerId) -> None:
+        """Somebody else is this worker."""
+        self.descent.begin(worker)
+        self.stats.begin(worker)
+
+    def _hello(self, peer: Peer, hello: Hello, now: float, key: Key) -> list[Effect]:
+        identity = self._roll.identity(hello.role, hello.token, key)
+        if isinstance(identity, Denied):
+            return [Send(peer, identity)]
         if self.draining and identity.role == "worker":
             # It was away when the others were told.
             return [Send(peer, Halt("the run is over"))] if self._over else []
         if self.draining:
             return [Send(peer, Denied("the server is ending", final=True))]
+        if hello.digest not in ("", self._digest) and identity.role != "operator":
+            # The server that it knew is no more, and this one has another model.
+            self.stats.violated(identity.worker)
+            return [Send(peer, Denied("the model that is trained here is another", final=True))]
         effects: list[Effect] = []
         if (old := self._sessions.get(peer)) is not None:
             self._drop(old, "replaced", now)
         if (old := self._workers.get(identity.worker)) is not None:
             self._drop(old, "replaced", now)
-            reason = "somebody else said hello with this token"
+            reason = f"somebody else said hello with this {'key' if key else 'token'}"
             effects.append(Send(old.peer, Denied(reason, final=True)))
-        session = Session(peer, identity.role, identity.worker, now)
+        session = Session(peer, identity.role, identity.worker, key, now)
         self._sessions[peer] = session
         if session.role == "worker":
             self._workers[session.worker] = session
-            self._places.take(session.worker)
+            self._roll.places.take(session.worker)
             self.descent.forget(session.worker, but=hello.holds)
             self.stats.label(session.worker, hello.label, hello.byzantine)
         welcome = Welcome(
@@ -294,16 +333,18 @@ class Sessions:
         effects.append(Send(peer, welcome, self._manifest))
         return effects + self._grant(now) + self._serve_waiting(now)
 
-    def _enrol(self, peer: Peer, enrol: Enrol, now: float) -> list[Effect]:
+    def _enrol(self, peer: Peer, enrol: Enrol, now: float, key: Key) -> list[Effect]:
         if self.draining:
             return [Send(peer, Denied("the server is ending", final=True))]
-        worker = self._places.vacancy(now)
-        if worker is None:
-            taken = f"all n={self.descent.n} workers are taken"
-            free = f"one that is gone makes room after {VACANT:.0f} s"
-            return [Send(peer, Denied(f"{taken}: serve more (--workers), or wait: {free}", True))]
+        invited = self._roll.invite(key, now)
+        if isinstance(invited, Denied):
+            return [Send(peer, invited)]
+        worker, token = invited
+        if worker not in self._workers:
+            self._roll.places.expect(worker, now)
+            self.stats.label(worker, enrol.label, enrol.byzantine)
         enrolled = Enrolled(
-            token=self.expect(worker, enrol.label, enrol.byzantine, now),
+            token=token,
             worker=worker,
             n=self.descent.n,
             seed=self.terms.seed,
@@ -312,11 +353,23 @@ class Sessions:
         )
         return [Send(peer, enrolled)]
 
+    def enroll(self, enrolled: Mapping[Key, Entry], now: float) -> list[Effect]:
+        """These keys may come from now on, and no others: who is revoked is told, and its place is
+        free.
+        """
+        effects: list[Effect] = []
+        for key in self.ring.replace(enrolled):
+            for session in [its for its in self._sessions.values() if its.key == key]:
+                self._drop(session, "revoked", now)
+                effects.append(Send(session.peer, Denied("this key was revoked", final=True)))
+            if (worker := self._roll.strike(key, now)) is not None:
+                self.descent.vacate(worker)
+        return effects + self._grant(now) if effects else effects
+
     def expect(self, worker: WorkerId, label: str, byzantine: bool, now: float) -> str:
         """A token for this worker, who is on his way from now on."""
-        self._places.expect(worker, now)
         self.stats.label(worker, label, byzantine)
-        return self.tokens.issue(worker)
+        return self._roll.expect(worker, now)
 
     def _drop(self, session: Session, why: str, now: float) -> None:
         """End a session. What it reserved is free; its loans are forgotten at the next hello."""
@@ -324,14 +377,14 @@ class Sessions:
         if session.role == "worker":
             self._workers.pop(session.worker, None)
             self._waiting.pop(session.worker, None)
-            self._places.leave(session.worker, why, now)
+            self._roll.places.leave(session.worker, why, now)
             self._uploads.end(session.worker)
 
     # --- models down ---
 
     def _pull(self, session: Session, pull: Pull, now: float) -> list[Effect]:
         if not self.descent.may_lend(session.worker):
-            return self.violated()
+            return self.violated(session.peer, session.key)
         if not self.draining:
             self._waiting[session.worker] = pull, now
         return self._serve_waiting(now)
@@ -339,6 +392,7 @@ class Sessions:
     def _serve_waiting(self, now: float) -> list[Effect]:
         if len(self._workers) < self.terms.quorum:
             return []
+        self._excuse()
         effects: list[Effect] = []
         for worker in [worker for worker in self._waiting if self.descent.due(worker)]:
             pull, asked = self._waiting.pop(worker)
@@ -346,6 +400,13 @@ class Sessions:
             loan = self.descent.lend(worker)
             effects += self._model(self._workers[worker].peer, loan.ticket, pull.have, now)
         return effects
+
+    def _excuse(self) -> None:
+        """Where the run needs newcomers to go on at all, they are none."""
+        new = [worker for worker in self.descent.probation.workers if worker in self._workers]
+        if new and len(self._workers) - len(new) < self.terms.quorum:
+            for worker in new:
+                self.descent.excuse(worker)
 
     def _model(self, peer: Peer, ticket: int, have: int, now: float) -> list[Effect]:
         model = self.descent.model
@@ -369,7 +430,7 @@ class Sessions:
             return []  # too late to be under way; what it is told next is that the run is over
         worker = session.worker
         if worker in self._uploads:
-            return self.violated()
+            return self.violated(session.peer, session.key)
         session.then = Pull(push.have) if push.have is not None else None
         if self.descent.lent(worker, push.ticket) is None:
             return self._refuse(worker, push.ticket, UNASKED, now)
@@ -393,7 +454,7 @@ class Sessions:
     def _part(self, session: Session, part: Part, body: Bytes, now: float) -> list[Effect]:
         upload = self._uploads.under_way(session.worker, part.ticket)
         if upload is None:
-            return self.violated()
+            return self.violated(session.peer, session.key)
         if not upload.take(part, body, now):
             return self._abort(upload, "malformed", now)
         self.stats.moved(len(body), 0, now)
@@ -420,17 +481,21 @@ class Sessions:
         return "running" if self.descent.filter.ready else "starting"
 
     def presence(self, worker: WorkerId, now: float) -> str:
-        """alive, missing, or why it is absent: expected, left, gone, replaced; else unknown."""
+        """alive, new (alive, and on probation), missing, or why it is absent: expected, left, gone,
+        replaced, revoked; else unknown.
+        """
         session = self._workers.get(worker)
         if session is not None:
-            return "alive" if now - session.heard <= MISSING else "missing"
-        return self._places.why_absent(worker)
+            alive = "new" if worker in self.descent.probation else "alive"
+            return alive if now - session.heard <= MISSING else "missing"
+        return self._roll.places.why_absent(worker)
 
     def books(self, now: float) -> dict[str, Any]:
         """The stats, with what the sessions know: plain values for JSON."""
-        books = self.stats.snapshot(now)
+        books, names = self.stats.snapshot(now), self.ring.names
         for row in books["workers"]:
             row["state"] = self.presence(row["worker"], now)
+            row["name"] = names.get(row["worker"], "")
         known = {"status": self.status(), "version": __version__, "progress": self.progress(now)}
         return {**known, **books}
 
@@ -447,7 +512,7 @@ class Sessions:
         return {
             "descent": self.descent.state(),
             "stats": self.stats.state(),
-            "tokens": self.tokens.state(),
+            **self._roll.state(),
         }
 
     def restore(self, state: State, now: float) -> None:
@@ -455,8 +520,7 @@ class Sessions:
         self.descent.restore(state["descent"])
         self.descent.skip()
         self.stats.restore(state["stats"])
-        self.tokens.restore(state["tokens"])
-        self._places = Places(self.descent.n, self.tokens.issued, now)
+        self._roll.restore(state, now)
 
 
 def _gradient(worker: WorkerId, push: Push, g: Vector) -> Gradient:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kardam.growth import Evidence, Trace
-from kardam.messages import Refusal
+from kardam.messages import Refusal, WorkerId
 from kardam.state import State, Stateful
 
 
@@ -69,6 +69,9 @@ class Stage(Stateful):
     def admit(self, evidence: Evidence) -> None:
         """Told of each gradient that all stages admitted."""
 
+    def forget(self, worker: WorkerId) -> None:
+        """This worker is no more; who will be called so is another, and has shown nothing."""
+
     def start(self, g: Trace, x: Trace) -> None:
         """Told of each start-up update: traces of the median that moved the model, and of the model
         it moved.
@@ -108,6 +111,10 @@ class Chain(Stage):
     def admit(self, evidence: Evidence) -> None:
         for stage in self.stages:
             stage.admit(evidence)
+
+    def forget(self, worker: WorkerId) -> None:
+        for stage in self.stages:
+            stage.forget(worker)
 
     def start(self, g: Trace, x: Trace) -> None:
         for stage in self.stages:

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict, deque
 from typing import Any
 
 from kardam.filters import Slowdown
-from kardam.messages import UNASKED, Verdict, WorkerId
+from kardam.messages import NOBODY, UNASKED, Verdict, WorkerId
 from kardam.state import State
 
 # Rates are over the last so many seconds: long enough to be calm, short enough to show a change.
@@ -87,7 +87,7 @@ class Rate:
 class WorkerStats:
     """One worker's row."""
 
-    _PLAIN = ("label", "byzantine", "staleness", "growth", "weight")
+    _PLAIN = ("label", "byzantine", "staleness", "growth", "weight", "violations")
 
     def __init__(self) -> None:
         self.tally = Tally()
@@ -98,6 +98,7 @@ class WorkerStats:
         self.growth = math.nan
         self.weight = math.nan
         self.reading = math.nan
+        self.violations = 0
 
     def state(self) -> State:
         plain = {name: getattr(self, name) for name in self._PLAIN}
@@ -106,7 +107,7 @@ class WorkerStats:
     def restore(self, state: State) -> None:
         self.tally.restore(state["tally"])
         for name in self._PLAIN:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, 0))  # violations, in a state of before
 
 
 class Stats:
@@ -129,6 +130,8 @@ class Stats:
         self._refused_since: Counter[WorkerId] = Counter()
         self.held_out: list[tuple[int, float, float, float]] = []
         self.violations = 0
+        # Handshakes that were refused, since this server began.
+        self.strangers = 0
         # Of the filter, when it last read anything.
         self.band = math.nan, math.nan
         self.workers: dict[WorkerId, WorkerStats] = defaultdict(WorkerStats)
@@ -146,6 +149,17 @@ class Stats:
         """What this worker's owner says that it is."""
         self.workers[worker].label = label
         self.workers[worker].byzantine = byzantine
+
+    def begin(self, worker: WorkerId) -> None:
+        """Somebody else is this worker from now on; what was counted in all stays."""
+        self.workers.pop(worker, None)
+        self._refused_since.pop(worker, None)
+
+    def violated(self, worker: WorkerId) -> None:
+        """A message that makes no sense where it came; NOBODY's if its peer is no worker."""
+        self.violations += 1
+        if worker != NOBODY:
+            self.workers[worker].violations += 1
 
     def record(self, verdict: Verdict, now: float) -> None:
         """One verdict, at this second of the run."""
@@ -264,6 +278,7 @@ class Stats:
             "startup": self.started,
             "since_admitted": dict(self.since_admitted),
             "violations": self.violations,
+            "strangers": self.strangers,
             "updates_per_second": self._updates.per_second(now),
             "gradients_per_second": self._delivered.per_second(now),
             "bytes_per_second": {
@@ -324,6 +339,7 @@ class Stats:
             "reading": _plain(row.reading),
             "staleness": row.staleness,
             "weight": _plain(row.weight),
+            "violations": row.violations,
         }
 
 

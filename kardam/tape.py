@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kardam.errors import UsageError
-from kardam.events import Event, Forgetting, Lending, Receiving, Refusing
+from kardam.events import Event, Forgetting, Lending, Receiving, Refusing, Turning
 from kardam.fingerprint import bytes_of, check, fingerprint
 from kardam.messages import Declared, Gradient, Vector
 
@@ -69,6 +69,8 @@ def said(event: Event | Kept, seconds: float, print_: str) -> tuple[list[Any], m
             return ["lend", worker, ticket], NOTHING
         case Forgetting(worker=worker, but=but):
             return ["forget", worker, but], NOTHING
+        case Turning(worker=worker, how=how):
+            return ["turn", worker, how], NOTHING
         case Refusing(worker=worker, ticket=ticket, rule=rule):
             return ["refuse", seconds, worker, ticket, rule], NOTHING
         case Receiving(gradient=one):
@@ -111,6 +113,8 @@ def _decoded(head: list[Any], g: Vector) -> tuple[Event | Kept, float, str]:
             return Lending(worker, ticket), 0.0, ""
         case ["forget", worker, but]:
             return Forgetting(worker, tuple(but)), 0.0, ""
+        case ["turn", worker, ("vacate" | "begin" | "excuse") as how]:
+            return Turning(worker, how), 0.0, ""
         case ["refuse", seconds, worker, ticket, rule]:
             return Refusing(worker, ticket, rule), seconds, ""
         case ["receive", seconds, worker, ticket, growth, since, loss, examples, print_]:

@@ -6,7 +6,7 @@ Never in here: arrivals, which cost nothing to make, or a clock.
 from collections import deque
 
 from kardam.growth import Evidence, Population
-from kardam.messages import Refusal, WorkerId
+from kardam.messages import NOBODY, Refusal, WorkerId
 from kardam.stage import Stage
 from kardam.state import State
 
@@ -42,10 +42,17 @@ class Throttle(Stage):
         return None if owned < most else Refusal("throttle", owned, 0, most)
 
     def admit(self, evidence: Evidence) -> None:
-        if len(self._owners) == self._owners.maxlen:
+        if len(self._owners) == self._owners.maxlen and self._owners[0] != NOBODY:
             self._count(self._owners[0], -1)
         self._owners.append(evidence.worker)
         self._count(evidence.worker, 1)
+
+    def forget(self, worker: WorkerId) -> None:
+        # What he owned stays in the window, and is nobody's.
+        self._owned.forget(worker)
+        for at, owner in enumerate(self._owners):
+            if owner == worker:
+                self._owners[at] = NOBODY
 
     def _count(self, worker: WorkerId, more: int) -> None:
         self._owned[worker] = self._owned.get(worker) + more
@@ -56,4 +63,5 @@ class Throttle(Stage):
     def restore(self, state: State) -> None:
         for worker in state["owners"]:
             self._owners.append(worker)
-            self._count(worker, 1)
+            if worker != NOBODY:
+                self._count(worker, 1)

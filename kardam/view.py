@@ -93,6 +93,8 @@ def _run(books: Books) -> Table:
         f" max {staleness['max']}",
         "slowdown": _slowdown(books),
     }
+    if books["strangers"]:
+        rows["strangers"] = f"{books['strangers']:,} handshakes refused, of keys not enrolled"
     if (high := books["band"]["high"]) is not None:
         rows["growth"] = f"{_number(books['band']['low'], '.3g')} to {high:.3g} is the band now"
     if books["slowdown_of"] == "honest":
@@ -125,7 +127,7 @@ def _workers(books: Books, rows: int | None) -> list[Table | Text]:
     for row, apart in told:
         table.add_row(
             str(row["worker"]),
-            _cut(row["label"] or "honest"),
+            _cut(_who(row)),
             _cut(apart),
             f"{row['per_second']:.1f}",
             f"{_percent(row['share'])} of {row['delivered']:,}",
@@ -136,6 +138,11 @@ def _workers(books: Books, rows: int | None) -> list[Table | Text]:
         )
     rest = [Text(f"and {left_out:,} more", style="dim")] if left_out else []
     return [table, *rest]
+
+
+def _who(row: Mapping[str, Any]) -> str:
+    """What its operator calls it, if it has a key, and what it calls itself."""
+    return ": ".join(filter(None, (row.get("name"), row["label"] or "honest")))
 
 
 def _cut(words: str) -> Text:

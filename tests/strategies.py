@@ -30,6 +30,7 @@ def evidence(
     displacement: float = 1.0,
     declared: Declared | None = None,
     drift: float = 0.0,
+    counts: bool = True,
 ) -> Evidence:
     """Evidence as if the worker had shown this growth (None: no pair to measure it from)."""
     change = None
@@ -45,6 +46,7 @@ def evidence(
         x=NOTHING,
         now=NOTHING + np.float32(drift),
         tolerance=0.01,
+        counts=counts,
     )
 
 

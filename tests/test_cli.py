@@ -68,7 +68,10 @@ class Kardam:
         ("run --updates 0", "--updates: expected more than 0, got 0"),
         ("run --target 95", "--target: expected an accuracy in (0, 1], got 95"),
         ("run --bind 127.0.0.1:5555", "expected an endpoint like tcp://127.0.0.1:5555"),
-        ("run --bind tcp://0.0.0.0:5555", "anybody who reaches 0.0.0.0 could join"),
+        (
+            "run --bind tcp://0.0.0.0:0 --keys k --insecure",
+            "expected --keys k or --insecure, and not",
+        ),
         ("run --wrokers 3", "No such option"),
         ("serve", "expected a MODEL file or --task, and not both"),
         ("serve nothing.safetensors", "nothing.safetensors: expected a safetensors file"),

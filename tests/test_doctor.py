@@ -172,10 +172,17 @@ def test_what_is_no_zeromq_is_quoted() -> None:
 
 
 def test_a_line_that_asks_for_a_key_is_known_by_its_greeting() -> None:
-    greeting = endpoint.GREETING.replace(b"NULL\0", b"CURVE")
+    greeting = endpoint.GREETING.replace(b"NULL\0", b"PLAIN")
     with answering(greeting) as there:
         *_, found = endpoint.look(there)
-    assert (found.name, found.code, "asks for CURVE" in found.told) == ("key", 6, True)
+    assert (found.name, found.code, "asks for PLAIN" in found.told) == ("key", 6, True)
+
+
+def test_a_line_under_keys_is_one_that_works_for_who_has_one() -> None:
+    with answering(endpoint.GREETING.replace(b"NULL\0", b"CURVE")) as there:
+        *_, found = endpoint.look(there)
+    assert (found.name, found.state) == ("key", "warn")
+    assert "lets in only whose key is enrolled" in found.told
 
 
 def test_a_zeromq_that_is_no_kardam_server_is_waited_for_and_given_up(

@@ -44,6 +44,7 @@ workers.tasks.task  workers.tasks.splits
 workers
 kardam.__main__
 kardam.verbs.serve  kardam.verbs.stats  kardam.verbs.checkpoint  kardam.verbs.report
+kardam.verbs.keys
 kardam.verbs.replay  kardam.verbs.explain
 kardam.verbs.printing
 kardam.verbs
@@ -62,16 +63,18 @@ kardam.plan  kardam.records  kardam.recovery
 kardam.recording
 kardam.tape
 kardam.logs
-kardam.client  kardam.recipe  kardam.checkpoint
+kardam.client  kardam.recipe  kardam.checkpoint  kardam.kits
+kardam.line  kardam.gate
 kardam.sessions  kardam.link  kardam.replay
+kardam.roll
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.trusted
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
 kardam.gathering.rivals  kardam.consensus  kardam.throttle
-kardam.gathering.gathering  kardam.stage
+kardam.gathering.gathering  kardam.stage  kardam.probation
 kardam.aggregators  kardam.lens  kardam.uploads
 kardam.growth  kardam.protocol  kardam.events  kardam.fingerprint
-kardam.places  kardam.memory  kardam.complaints
+kardam.places  kardam.ring  kardam.memory  kardam.complaints
 kardam.sweep
 kardam.help
 kardam.messages  kardam.spec  kardam.state  kardam.pages
@@ -102,6 +105,9 @@ SHELLS |= {
     "kardam.live",
     "kardam.experiment",
     "kardam.flags",
+    "kardam.kits",
+    "kardam.line",
+    "kardam.gate",
 }
 SHELLS |= {"workers.process", "workers.nursery", "workers.swarm"}
 DOCTOR = {"kardam.doctor.machine", "kardam.doctor.endpoint"}
@@ -117,7 +123,10 @@ TORCH |= {f"workers.tasks.{name}" for name in ("task", "trial", "digits", "npz",
 DOORS = {
     "aiohttp": {"kardam.telemetry"},
     "prometheus_client": {"kardam.exposition"},
-    "zmq": {"kardam.client", "kardam.router", "kardam.server", *DOCTOR},
+    "zmq": {
+        *(f"kardam.{name}" for name in ("client", "router", "server", "line", "gate", "kits")),
+        *DOCTOR,
+    },
     "msgpack": {"kardam.protocol"},
     "torch": TORCH,
     "sklearn": {"workers.tasks.digits"},
@@ -148,7 +157,7 @@ DOORS = {
     "socket": {"kardam.client", "kardam.daemon", "kardam.telemetry", *DOCTOR},
     "logging": {
         f"kardam.{name}"
-        for name in ("complaints", "client", "server", "scribe", "daemon", "__main__")
+        for name in ("complaints", "client", "server", "gate", "scribe", "daemon", "__main__")
     },
     "pickle": set(),
     "multiprocessing": set(),

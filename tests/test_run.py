@@ -19,6 +19,8 @@ import pytest
 
 from kardam.client import Client
 from kardam.keys import published
+from kardam.kits import Folder, pair_at
+from kardam.ring import Entry
 
 KARDAM = [sys.executable, "-m", "workers"]
 SECONDS = 60  # every process here ends by itself within this, or is ended
@@ -74,9 +76,9 @@ def lines(process: subprocess.Popen[str], wanted: str) -> re.Match[str]:
 
 def look(endpoint: str) -> Any:
     """The books of a server that this user started."""
-    token = published(endpoint)
-    assert token is not None
-    with Client(endpoint, "operator", token=token) as operator:
+    shows = published(endpoint)
+    assert shows is not None
+    with Client(endpoint, "operator", token=shows.token, keys=shows.keys) as operator:
         return operator.query()
 
 
@@ -313,6 +315,39 @@ def test_a_daemon_is_joined_by_liars_from_another_shell_and_stats_shows_them() -
         code, books, err = finished(server)
     assert code == 0, err
     assert books["accuracy"] > 0.5
+
+
+def test_only_whose_key_is_enrolled_works_for_a_server_with_keys(tmp_path: Path) -> None:
+    words = ("--task", "digits", "--workers", "2", "--keys", "keys", "--json")
+    with started("serve", *words, cwd=tmp_path) as server:
+        said = lines(server, r"kardam work (tcp://127\.0\.0\.1:\d+) --server-key ([0-9a-f]{64})")
+        stranger = ("work", said[1], "--server-key", said[2], "--key", "mine.json")
+        code, _, err = kardam(*stranger, cwd=tmp_path)
+        mine = pair_at(tmp_path / "mine.json").public
+        assert (code, f"ask its operator for `kardam keys enroll ... {mine}`" in err) == (6, True)
+        folder = Folder(tmp_path / "keys")
+        folder.enroll(mine, Entry("worker", "me"))
+        assert kardam("keys", "kit", "keys", "bob.kit", cwd=tmp_path)[0] == 0
+        with started(*stranger, cwd=tmp_path), started("work", "bob.kit", cwd=tmp_path) as bob:
+
+            def at_work() -> bool:
+                rows = look(said[1])["workers"]
+                return len(rows) == 2 and all(row["admitted"] > 20 for row in rows)
+
+            until(at_work)
+            code, _, err = kardam("stats", "bob.kit", cwd=tmp_path)
+            assert (code, "enrolled as worker, and not as operator" in err) == (6, True)
+            folder.revoke("bob")
+            code, _, err = finished(bob)
+            assert (code, "this key was revoked" in err) == (6, True)
+            rows = look(said[1])["workers"]
+            assert {(row["name"], row["state"]) for row in rows} == {
+                ("me", "alive"),
+                ("", "revoked"),
+            }
+        server.send_signal(signal.SIGTERM)
+        code, _, err = finished(server)
+    assert code == 0, err
 
 
 def test_a_task_that_raises_while_training_ends_in_one_sentence(tmp_path: Path) -> None:

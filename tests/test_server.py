@@ -16,9 +16,9 @@ import zmq
 from kardam import daemon
 from kardam.client import Client, Halted, check_endpoint, enrol, reach
 from kardam.errors import Denied, Unreachable, UsageError
-from kardam.keys import published
+from kardam.keys import Pass, published
 from kardam.messages import Gradient, Hello, Manifest, Part, Pull, Query
-from kardam.protocol import CHUNK_BYTES, decode_down, encode
+from kardam.protocol import CHUNK_BYTES, PROTOCOL, decode_down, encode
 from kardam.recipe import Recipe
 from kardam.router import BACKLOG_MAX
 from kardam.server import Server, serve
@@ -187,7 +187,7 @@ async def test_a_peer_that_never_reads_holds_up_nobody_and_little_memory() -> No
     async with serve(sessions(d), ANY_PORT) as server, worker(server) as client:
         with rogue(server) as peer:
             token = server.sessions.tokens.evaluator
-            peer.send_multipart(encode(Hello(2, "", "evaluator", token, "", False, ())))
+            peer.send_multipart(encode(Hello(PROTOCOL, "", "evaluator", token, "", False, ())))
             for _ in range(BACKLOG_MAX):
                 await asyncio.to_thread(peer.send_multipart, encode(Pull(-1)))
             waiting = server._router._backlog
@@ -209,11 +209,11 @@ async def test_an_unknown_token_is_denied_with_a_reason() -> None:
 async def test_another_version_is_denied_with_both_versions() -> None:
     async with serve(sessions(), ANY_PORT) as server:
         with rogue(server) as peer:
-            hello = encode(Hello(2, "", "worker", "", "", False, ()))[0]
-            peer.send(bytes(hello).replace(b"protocol\x02", b"protocol\x07"))
+            hello = encode(Hello(PROTOCOL, "", "worker", "", "", False, ()))[0]
+            peer.send(bytes(hello).replace(b"protocol" + bytes([PROTOCOL]), b"protocol\x07"))
             frames = await asyncio.to_thread(peer.recv_multipart)
             denied, _ = decode_down(frames)
-            assert "expected protocol 2, got 7; the server is kardam" in str(denied)
+            assert f"expected protocol {PROTOCOL}, got 7; the server is kardam" in str(denied)
 
 
 @on_both_loops
@@ -242,9 +242,9 @@ async def test_who_leaves_at_once_says_goodbye_all_the_same() -> None:
 async def test_an_operator_reads_the_books_over_the_wire() -> None:
     async with serve(sessions(), ANY_PORT) as server, worker(server, 2, label="slow"):
         with daemon.published(server):
-            token = published(server.endpoint)
-            assert token == server.sessions.tokens.operator
-            client = Client(server.endpoint, "operator", token=token)
+            shows = published(server.endpoint)
+            assert shows == Pass(server.sessions.tokens.operator)
+            client = Client(server.endpoint, "operator", token=shows.token)
             await asyncio.to_thread(client.__enter__)
             books = await asyncio.to_thread(client.query)
             await asyncio.to_thread(client.close)
@@ -301,7 +301,7 @@ async def test_a_worker_comes_back_by_itself_to_a_server_that_was_restarted() ->
         epoch = client.epoch
         server.sessions.halt = lambda reason: []  # type: ignore[method-assign]  # as if killed
     second = sessions()
-    second.tokens = first.tokens
+    second._roll.tokens = first.tokens
     async with serve(second, endpoint):
         late = Gradient(0, lease.ticket, np.ones(3, np.float32))
         judged = await asyncio.to_thread(client.push, late)
@@ -371,10 +371,10 @@ def test_the_operators_token_is_for_this_user_alone(tmp_path: Any, monkeypatch: 
     from kardam.keys import publish
 
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    path = publish("tcp://127.0.0.1:5555", "secret")
+    path = publish("tcp://127.0.0.1:5555", Pass("secret"))
     assert os.stat(path).st_mode & 0o777 == 0o600
     assert os.stat(path.parent).st_mode & 0o777 == 0o700
-    assert published("tcp://127.0.0.1:5555") == "secret"
+    assert published("tcp://127.0.0.1:5555") == Pass("secret")
     assert published("tcp://127.0.0.1:5556") is None
 
 

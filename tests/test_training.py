@@ -16,8 +16,12 @@ from torch import Tensor, nn
 
 from kardam import checkpoint, daemon
 from kardam.errors import Denied, TaskError, Unreachable, UsageError
+from kardam.gate import Locked
+from kardam.keys import Keys
+from kardam.kits import Folder, Kit, new_pair, write_kit
 from kardam.messages import Verdict
 from kardam.recipe import Recipe
+from kardam.ring import Entry
 from kardam.server import serve
 from kardam.sessions import Sessions
 from workers.parameters import manifest_of, trained, vector_of
@@ -121,6 +125,24 @@ def test_one_worker_of_one_is_plain_sgd_with_tied_frozen_and_double_parameters_a
     assert_alike(module, alone(reference, reference.parameters()))
     assert torch.equal(module.frozen.weight, frozen)  # type: ignore[union-attr, arg-type]
     assert module.b.weight is module.a.weight  # type: ignore[union-attr]
+
+
+def test_a_kit_stands_for_an_endpoint_where_only_keys_are_let_in(tmp_path: Path) -> None:
+    folder, kit, pair = Folder(tmp_path / "keys"), tmp_path / "mine.kit", new_pair()
+    folder.make()
+    folder.enroll(pair.public, Entry("worker", "mine"))
+    locked = Locked(folder.pair.secret, folder.enrolled)
+
+    async def main() -> None:
+        sessions = house(seeded(Everything))
+        async with asyncio.timeout(SECONDS), serve(sessions, ANY_PORT, locked=locked) as server:
+            write_kit(kit, Kit(server.endpoint, "worker", Keys(folder.pair.public, *pair)))
+            with pytest.raises((Denied, Unreachable), match="takes nobody without a key"):
+                await asyncio.to_thread(trains, server.endpoint, seeded(Everything))
+            await asyncio.to_thread(trains, str(kit), seeded(Everything))
+            assert sessions.stats.total.admitted == 6
+
+    asyncio.run(main())
 
 
 def test_groups_are_those_of_an_optimizer() -> None:

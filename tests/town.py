@@ -17,6 +17,7 @@ from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Vanish
 from kardam.messages import Declared, Down, Gradient, Judged, Manifest, Role, Up, Vector
 from kardam.protocol import CHUNK_BYTES, Bytes, ProtocolError, decode_down, decode_up, encode
 from kardam.recipe import Recipe
+from kardam.ring import Entry, Key
 from kardam.sessions import Effect, Judge, Peer, Send, Sessions, Terms
 from kardam.stats import Stats
 
@@ -26,9 +27,11 @@ T = TypeVar("T", bound=News)
 class Host:
     """A link, what it was told, and whether its line is up."""
 
-    def __init__(self, link: Link, peer: Peer) -> None:
+    def __init__(self, link: Link, peer: Peer, key: Key = "") -> None:
         self.link = link
         self.peer = peer
+        # Whose secret it has proved to hold, where there are keys.
+        self.key = key
         self.up = True
         self.told: list[News] = []
         self.confused = 0
@@ -85,12 +88,21 @@ class Town:
 
     # --- people ---
 
-    def join(self, role: Role = "worker", worker: int = 0, token: str | None = None) -> Host:
+    def enroll(self, *keys: Key) -> None:
+        """These keys may come, as workers, and no others."""
+        wire: deque[Callable[[], None]] = deque()
+        enrolled = {key: Entry("worker", key) for key in keys}
+        self._effects(self.sessions.enroll(enrolled, self.now), wire)
+        self._settle(wire)
+
+    def join(
+        self, role: Role = "worker", worker: int = 0, token: str | None = None, key: Key = ""
+    ) -> Host:
         """A new peer, which has said hello."""
         tokens = self.tokens
         if token is None:
             token = {"operator": tokens.operator, "evaluator": tokens.evaluator}.get(role)
-        host = Host(Link(role, token or tokens.issue(worker), lambda: 1.0), self._peer())
+        host = Host(Link(role, token or tokens.issue(worker), lambda: 1.0), self._peer(), key)
         self.hosts[host.peer] = host
         self.act(host, host.link.connected(self.now))
         return host
@@ -182,7 +194,7 @@ class Town:
         def arrive() -> None:
             message, body = decode_up(frames)
             self.sent.append(message)
-            self._effects(self.sessions.receive(host.peer, message, body, self.now), wire)
+            self._effects(self.sessions.receive(host.peer, message, body, self.now, host.key), wire)
 
         return arrive
 

@@ -21,6 +21,7 @@ import torch
 
 from kardam import pages
 from kardam.errors import KardamError, TaskError
+from kardam.keys import Pass
 from workers.board import Board, shared
 from workers.crew import Member
 from workers.lifeline import Lifeline, Terminated, leave_when_told
@@ -98,13 +99,17 @@ class Nursery:
             leave_when_told()
             Lifeline(self._lifeline)
             match order:
-                case {"order": "work", "member": member, "name": _, **rest}:
-                    who = Member(**member)
+                case {"order": "work", "member": member, "name": _, "shows": shows, **rest}:
                     work(
-                        member=who, network=self._network, shares=self._shares, board=board, **rest
+                        shows=Pass.of(*shows),
+                        member=Member(**member),
+                        network=self._network,
+                        shares=self._shares,
+                        board=board,
+                        **rest,
                     )
-                case {"order": "evaluate", "name": _, **rest}:
-                    evaluate(network=self._network, **rest)
+                case {"order": "evaluate", "name": _, "shows": shows, **rest}:
+                    evaluate(shows=Pass.of(*shows), network=self._network, **rest)
                 case _:
                     raise ValueError(f"no such order: {order}")
             code = 0

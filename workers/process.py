@@ -10,6 +10,7 @@ import time
 import torch
 
 from kardam.client import Client, Halted
+from kardam.keys import Pass
 from workers.board import Board
 from workers.crew import Member
 from workers.objective import LocalObjective, Network
@@ -19,7 +20,7 @@ from workers.tasks import Shares
 
 def work(
     endpoint: str,
-    token: str,
+    shows: Pass,
     member: Member,
     network: Network,
     shares: Shares,
@@ -36,7 +37,8 @@ def work(
         Client(
             endpoint,
             "worker",
-            token=token,
+            token=shows.token,
+            keys=shows.keys,
             label=member.label,
             byzantine=member.byzantine,
             patience=patience,
@@ -74,9 +76,11 @@ def work(
                 _, lease = client.exchange(answer.gradient)
 
 
-def evaluate(endpoint: str, token: str, network: Network, every: float, patience: float) -> None:
+def evaluate(endpoint: str, shows: Pass, network: Network, every: float, patience: float) -> None:
     """Report held-out loss and accuracy of the newest model, every so many seconds."""
-    with Client(endpoint, "evaluator", token=token, patience=patience) as client:
+    with Client(
+        endpoint, "evaluator", token=shows.token, keys=shows.keys, patience=patience
+    ) as client:
         agree(network.manifest, client.manifest)
         reported = -1
         with contextlib.suppress(Halted):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kardam.errors import Killed, raise_by_code
+from kardam.keys import Pass
 from kardam.messages import Manifest, Vector
 from workers.crew import Member
 
@@ -74,21 +75,21 @@ class Swarm:
         self._listening = asyncio.create_task(self._listen())
         return manifest, np.frombuffer(body, np.float32)
 
-    def work(self, member: Member, endpoint: str, token: str, patience: float) -> None:
+    def work(self, member: Member, endpoint: str, shows: Pass, patience: float) -> None:
         """Start a worker."""
         self._order(
             "work",
             str(member.index),
             member=asdict(member),
             endpoint=endpoint,
-            token=token,
+            shows=shows,
             patience=patience,
         )
 
-    def evaluate(self, endpoint: str, token: str, every: float, patience: float) -> None:
+    def evaluate(self, endpoint: str, shows: Pass, every: float, patience: float) -> None:
         """Start an evaluator."""
         self._order(
-            "evaluate", EVALUATOR, every=every, endpoint=endpoint, token=token, patience=patience
+            "evaluate", EVALUATOR, every=every, endpoint=endpoint, shows=shows, patience=patience
         )
 
     def _order(self, order: str, name: str, **rest: Any) -> None:

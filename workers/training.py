@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from kardam.client import Client, Halted, enrol, reach
 from kardam.errors import Denied, UsageError, suggest
 from kardam.growth import History
+from kardam.kits import address
 from kardam.link import Lease
 from kardam.messages import Declared, Gradient, Judged, Vector
 from workers.parameters import agree, manifest_of, trained
@@ -128,6 +129,7 @@ def connect(
     patience: float = PATIENCE,
 ) -> Iterator[Training]:
     """A place for `module` among the server's workers while the block runs, and a goodbye after.
+    Where the server takes nobody without a key, `endpoint` is a kit's file (kardam keys kit).
 
     When the server ends the run, the block ends, quietly. `groups` are as for torch.optim, with
     `rate`, a factor on the server's, and `weight_decay`: [{"params": model.head.parameters(),
@@ -137,12 +139,20 @@ def connect(
     Raises Unreachable (no server), Denied (it says no), TaskError (its model is another one) and
     UsageError (an endpoint or a group that cannot be).
     """
+    endpoint, keys = address(endpoint)
     reach(endpoint, CONNECT)
-    place = enrol(endpoint, label, byzantine=False, patience=ENROL)
+    place = enrol(endpoint, label, byzantine=False, patience=ENROL, keys=keys)
     with contextlib.ExitStack() as line:
         try:
             client = line.enter_context(
-                Client(endpoint, "worker", token=place.token, label=label, patience=patience)
+                Client(
+                    endpoint,
+                    "worker",
+                    token=place.token,
+                    keys=keys,
+                    label=label,
+                    patience=patience,
+                )
             )
         except Halted as end:
             raise Denied(f"{endpoint}: {end}") from end

@@ -13,7 +13,7 @@ import zmq
 
 from kardam import __version__
 from kardam.client import check_endpoint
-from kardam.doctor.finding import Finding, fail, ok
+from kardam.doctor.finding import Finding, fail, ok, warn
 from kardam.errors import Denied as Refused
 from kardam.errors import Unreachable
 from kardam.messages import Denied, Hello
@@ -34,8 +34,8 @@ def look(endpoint: str) -> Iterator[Finding]:
     steps = [partial(_name, host), partial(_tcp, host, port), partial(_key, host, port)]
     for step in [*steps, partial(_version, endpoint)]:
         yield (found := step())
-        if found.state == "fail":
-            return
+        if found.state != "ok":
+            return  # behind a door that asks for a key, nothing is to be seen without one
 
 
 def _name(host: str) -> Finding:
@@ -79,8 +79,11 @@ def _key(host: str, port: int) -> Finding:
         cure = "ask whoever runs that machine what listens there; kardam serve prints its endpoint"
         return fail("key", f"no ZeroMQ listens there: {said}", cure, Unreachable.code)
     mechanism = theirs[12:32].rstrip(b"\0").decode("ascii", "replace")
+    if mechanism == "CURVE":
+        cure = "with a kit of yours (kardam keys kit), kardam work and kardam stats go on from here"
+        return warn("key", "it lets in only whose key is enrolled, under CURVE", cure)
     if mechanism != "NULL":
-        told = f"the server asks for {mechanism}, and kardam {__version__} has no keys"
+        told = f"the server asks for {mechanism}, which kardam {__version__} does not speak"
         cure = "install here what the server has"
         return fail("key", told, cure, Refused.code)
     return ok("key", "none is asked for: the line is plain TCP")

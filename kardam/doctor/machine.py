@@ -20,7 +20,7 @@ import zmq
 
 from kardam.doctor.finding import Finding, fail, ok, warn
 from kardam.errors import Unreachable, Unwritable, UsageError
-from kardam.keys import publish
+from kardam.keys import Pass, publish
 
 # Whose versions are told; of the others only what is wrong with them.
 TOLD = ("numpy", "pyzmq", "torch", "uvloop")
@@ -100,7 +100,7 @@ def port() -> Finding:
 def token() -> Finding:
     """Where a server leaves the token that `kardam stats` of the same user finds."""
     try:
-        path = publish(f"doctor:{os.getpid()}", "nobody's")
+        path = publish(f"doctor:{os.getpid()}", Pass("nobody's"))
         path.unlink()
     except Unwritable as error:
         return warn(

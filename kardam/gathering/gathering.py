@@ -30,6 +30,9 @@ class Gathering(Stateful):
         """Why an answer has no place in the update that is being gathered; None where it has."""
         return None
 
+    def forget(self, worker: WorkerId) -> None:
+        """This worker is no more. What was admitted of it already is used all the same."""
+
     def add(self, worker: WorkerId, g: Vector, weight: float) -> Vector | None:
         """The gradient of the update, when this one completes it. It may be g itself, which is
         never written; requires that `refuse` does not.

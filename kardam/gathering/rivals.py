@@ -94,6 +94,10 @@ class Ctma(Gathering):
         counts = np.array([self._counts[owner] for owner in owners], np.float64)
         return trimmed_about(self._base(stack, counts), stack, counts, self.share)
 
+    def forget(self, worker: WorkerId) -> None:
+        self._momenta.pop(worker, None)
+        self._counts.pop(worker, None)
+
     def state(self) -> State:
         return {"latest": [[who, self._counts[who], m] for who, m in self._momenta.items()]}
 

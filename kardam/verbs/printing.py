@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from kardam import __version__, daemon, view
 from kardam.outcome import Outcome
-from kardam.plan import Plan
+from kardam.plan import Plan, is_public
 from kardam.spec import is_import_path, reads_file
 from kardam.sweep import Choices
 from kardam.view import Books
@@ -22,21 +22,37 @@ PLAIN_WIDTH = 140
 
 def announce(run: daemon.Run, plan: Plan, join: bool = True) -> None:
     """What is served, and the lines to paste."""
-    endpoint, d = run.server.endpoint, run.server.sessions.terms.manifest.d
+    endpoint, d = run.endpoint, run.server.sessions.terms.manifest.d
     recipe = plan.recipe
     # A worker imports no code and reads no file that its owner did not name.
     theirs = is_import_path(plan.task) or reads_file(plan.task, "--task")
     task = f" --task {shlex.quote(plan.task)}" if theirs else ""
+    server_key = f" --server-key {run.key}" if run.key else ""
     lines = [
         f"kardam {__version__} serves {d:,} numbers to {recipe.n} workers, f={recipe.f}",
         f"  filter:    {recipe.filter}",
-        *[f"  a worker:  kardam work {endpoint}{task}"] * join,
+        *[f"  a worker:  kardam work {endpoint}{server_key}{task}"] * join,
+        *(_admission(run, plan, task) if join else []),
         f"  a look:    kardam stats {endpoint}",
         *[f"  a page:    {run.link}"] * bool(run.link),
         f"  records:   {plan.out}",
         *[f"  goes on from {plan.checkpoint}"] * (plan.checkpoint is not None),
     ]
     click.echo("\n".join(lines), err=True)
+
+
+def _admission(run: daemon.Run, plan: Plan, task: str) -> list[str]:
+    """Who may come, and how that is changed; nothing on loopback, where anybody may."""
+    if plan.keys is not None:
+        keys = shlex.quote(str(plan.keys))
+        return [
+            f"  who may:   {len(run.server.sessions.ring)} are enrolled in {plan.keys}",
+            f"  let in:    kardam keys enroll {keys} KEY --name NAME  (KEY is what they are told)",
+            f"  or a kit:  kardam keys kit {keys} NAME.kit  (there: kardam work NAME.kit{task})",
+        ]
+    if is_public(plan.bind):
+        return [f"  INSECURE:  whoever reaches {run.endpoint} may join, and read what travels"]
+    return []
 
 
 def show(books: Books, as_json: bool) -> None:

@@ -19,7 +19,7 @@ from kardam.retelling import Outcomes, Retelling, lives, retell
 from kardam.verbs.printing import PLAIN_WIDTH
 
 
-@click.command("replay")
+@click.command("replay", short_help="A recorded run again, to the last bit.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--preset", help="Ask the filter and the dampening of this preset, too.")
 @click.option("--filter", help="Ask this filter, too: what had it said of the same arrivals?")

@@ -9,12 +9,13 @@ from kardam import live
 from kardam.client import Client, Halted, check_endpoint, reach
 from kardam.errors import UsageError
 from kardam.flags import json_option
-from kardam.keys import published
+from kardam.keys import Pass, published
+from kardam.kits import address
 from kardam.verbs.printing import show
 
 
 @click.command("stats", short_help="What a server has done, and who does what.")
-@click.argument("endpoint")
+@click.argument("endpoint", metavar="ENDPOINT|KIT")
 @click.option("--token", help="The operator's. [default: what this user's server left here]")
 @click.option("--watch", is_flag=True, help="Again and again, until the run ends or Ctrl-C.")
 @click.option(
@@ -26,6 +27,8 @@ def stats_command(
 ) -> None:
     """What the server at ENDPOINT has done so far, and every worker's row.
 
+    From elsewhere than its machine it takes KIT, an operator's: kardam keys kit --role operator.
+
     \b
     Examples:
       kardam stats tcp://127.0.0.1:5555
@@ -33,14 +36,15 @@ def stats_command(
     """
     if not every > 0:
         raise UsageError(f"--every: expected more than 0 seconds, got {every:g}")
+    endpoint, keys = address(endpoint)
     reach(check_endpoint(endpoint), seconds=3.0)
-    secret = token or published(endpoint)
-    if secret is None:
+    shows = Pass(token or "", keys) if token or keys else published(endpoint)
+    if shows is None:
         raise UsageError(
             f"no operator's token for {endpoint} here: be the user who started it, on its machine,"
-            " or give --token"
+            " or give an operator's kit, or --token"
         )
-    with Client(endpoint, "operator", token=secret, patience=5.0) as client:
+    with Client(endpoint, "operator", token=shows.token, keys=shows.keys, patience=5.0) as client:
         if watch:
             _watch(client, every, as_json)
         else:

@@ -156,7 +156,7 @@ class Machine:
         try:
             message, body = decode_up(frames)
         except ProtocolError:
-            self._do(self.sessions.violated())
+            self._do(self.sessions.violated(peer))
         else:
             self._do(self.sessions.receive(peer, message, body, self._clock.now))
         self._promises.heard(self.sessions)

@@ -79,13 +79,10 @@ async def run(plan: Plan, members: list[Member], quiet: bool) -> Outcome:
             manifest, x = await daemon.unless(asked, hands.opening())
         async with daemon.running(plan, manifest, x) as running:
             server = running.server
-            tokens = server.sessions.tokens
-            hands.evaluate(server.endpoint, tokens.evaluator, EVALUATE_EVERY, PATIENCE)
+            hands.evaluate(server.endpoint, running.evaluator(), EVALUATE_EVERY, PATIENCE)
             for member in members:
-                token = server.sessions.expect(
-                    member.index, member.label, member.byzantine, server.now
-                )
-                hands.work(member, server.endpoint, token, PATIENCE)
+                shows = running.worker(member.index, member.label, member.byzantine)
+                hands.work(member, server.endpoint, shows, PATIENCE)
             if not quiet:
                 announce(running, plan, join=False)
             elif running.link:

@@ -65,8 +65,7 @@ async def _serve_task(plan: Plan) -> Outcome:
             manifest, x = await daemon.unless(asked, hands.opening())
         async with daemon.running(plan, manifest, x) as run:
             server = run.server
-            evaluator = server.sessions.tokens.evaluator
-            hands.evaluate(server.endpoint, evaluator, EVALUATE_EVERY, PATIENCE)
+            hands.evaluate(server.endpoint, run.evaluator(), EVALUATE_EVERY, PATIENCE)
             announce(run, plan)
             ending = await run.wait()
             await last_evaluation(server, hands)

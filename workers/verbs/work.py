@@ -2,7 +2,9 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,8 +13,11 @@ import uvloop
 from kardam import daemon
 from kardam.client import Client, check_endpoint, enrol, reach
 from kardam.errors import UsageError
+from kardam.keys import Keys, Pass
+from kardam.kits import visitors
 from kardam.messages import Enrolled
 from kardam.spec import is_import_path, reads_file
+from kardam.verbs.keys import MY_KEY
 from workers.crew import HONEST, Member, checked, without_sight
 from workers.swarm import swarm
 from workers.verbs.evaluation import PATIENCE
@@ -24,8 +29,14 @@ WORKER_PATIENCE = 600.0
 
 
 @click.command("work", short_help="Workers for a server: honest, slow or lying.")
-@click.argument("endpoint")
+@click.argument("where", nargs=-1, required=True, metavar="ENDPOINT|KIT...")
 @click.option("--count", type=int, default=1, show_default=True, help="How many workers.")
+@click.option("--server-key", help="Of the server at ENDPOINT, as it printed it.")
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    help="A file of kardam keys new, to be known by there.  [default: yours, made at first use]",
+)
 @click.option("--attack", default=HONEST, show_default=True, help="What they do to their answers.")
 @click.option("--straggler", type=float, default=1.0, help="Take so many times as long.")
 @pace_options
@@ -45,8 +56,10 @@ WORKER_PATIENCE = 600.0
     help="Seconds of silence borne.",
 )
 def work_command(
-    endpoint: str,
+    where: tuple[str, ...],
     count: int,
+    server_key: str | None,
+    key: Path | None,
     straggler: float,
     task: str | None,
     split: str | None,
@@ -55,45 +68,53 @@ def work_command(
 ) -> None:
     """Join the server at ENDPOINT with one or more workers: honest, slow or lying.
 
+    Where it lets in only who is enrolled, a worker is a key: that of each KIT (kardam keys kit), or
+    your own (kardam keys new), with --server-key.
+
     \b
     Examples:
       kardam work tcp://127.0.0.1:5555
       kardam work tcp://127.0.0.1:5555 --count 3 --attack sign_flip:scale=10
+      kardam work alice.kit
+      kardam work tcp://10.0.0.5:5555 --server-key 5f0c...
     """
     if count < 1:
         raise UsageError(f"--count: expected at least 1, got {count}")
+    endpoint, held = visitors(where, count, server_key, key or MY_KEY)
     if not straggler >= 1:
         raise UsageError(f"--straggler: expected a factor of at least 1, got {straggler}")
     kind = Member(0, factor=straggler, straggler=straggler > 1, **choices)
     without_sight(checked([kind]))
     reach(check_endpoint(endpoint), seconds=3.0)
-    sys.exit(uvloop.run(_work(endpoint, count, kind, task, split, patience)))
+    sys.exit(uvloop.run(_work(endpoint, held, kind, task, split, patience)))
 
 
 async def _work(
     endpoint: str,
-    count: int,
+    held: Sequence[Keys | None],
     kind: Member,
     task: str | None,
     split: str | None,
     patience: float,
 ) -> int:
     """The exit code."""
-    places: list[Enrolled] = []
+    places: list[tuple[Enrolled, Keys | None]] = []
+    count = len(held)
     try:
         # The places are taken first, so that `kardam stats` shows them while torch is loading.
-        for _ in range(count):
-            places.append(enrol(endpoint, kind.label, kind.byzantine, PATIENCE))
+        for keys in held:
+            place = enrol(endpoint, kind.label, kind.byzantine, PATIENCE, keys)
+            places.append((place, keys))
         with daemon.interrupts() as asked:
-            terms = places[0]
+            terms, _ = places[0]
             task, split = _agreed("task", task, terms.task), _agreed("split", split, terms.split)
             liars = count if kind.byzantine else 0
             async with swarm(task, split, terms.n, terms.seed, liars) as hands:
                 await daemon.unless(asked, hands.opening())
                 while places:
-                    place = places.pop()
+                    place, keys = places.pop()
                     member = replace(kind, index=place.worker)
-                    hands.work(member, endpoint, place.token, patience)
+                    hands.work(member, endpoint, Pass(place.token, keys), patience)
                 click.echo(f"{count} at work for {endpoint}; Ctrl-C to leave", err=True)
                 await hands.idle(asked)
                 for name, fate in hands.deaths.items():
@@ -101,8 +122,8 @@ async def _work(
                 return max((fate.exit_code for fate in hands.deaths.values()), default=0)
     finally:
         # What nobody came to fill is free for the next.
-        for place in places:
-            with Client(endpoint, "worker", token=place.token, patience=PATIENCE):
+        for place, keys in places:
+            with Client(endpoint, "worker", token=place.token, keys=keys, patience=PATIENCE):
                 pass
 
 

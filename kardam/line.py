@@ -1,0 +1,94 @@
+"""A socket to a server, under CURVE where there are keys; and what went wrong in its handshake, in
+words.
+
+Never in here: what is said on it.
+"""
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from kardam.errors import Denied, KardamError, Unreachable
+from kardam.keys import Keys
+from kardam.protocol import DOCUMENT_BYTES_MAX, HEADER_BYTES_MAX
+
+# TCP's own, and ZeroMQ's, sign of life: for lines that die in silence. Generous, since the
+# protocol beats too, and since a beat waits behind a chunk on a slow line.
+KEEPALIVE = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.HEARTBEAT_IVL: 10_000,
+    zmq.HEARTBEAT_TIMEOUT: 30_000,
+    zmq.HEARTBEAT_TTL: 60_000,
+}
+
+# A server that has another key than we think says nothing: it hangs up. One that has keys where we
+# have none, or none where we do, may hang up before it has said so. So often is a second or two.
+HANGS_UP = 10
+
+SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+REFUSED = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+MISMATCH = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+HUNG_UP = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+
+READABLE, NOW = int(zmq.POLLIN), int(zmq.NOBLOCK)
+
+
+class Line:
+    """A DEALER socket that connects to an endpoint. `patient` is who was welcome there once, and
+    knows that a server which is started again may hang up for a while.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        keys: Keys | None = None,
+        patient: bool = False,
+    ) -> None:
+        self._patient = patient
+        self._endpoint = endpoint
+        self._keys = keys
+        self._hung_up = 0
+        self._succeeded = False
+        self.socket = context.socket(zmq.DEALER)
+        # CURVE adds a few bytes to each frame.
+        self.socket.set(zmq.MAXMSGSIZE, DOCUMENT_BYTES_MAX + HEADER_BYTES_MAX)
+        for option, value in KEEPALIVE.items():
+            self.socket.set(option, value)
+        if keys is not None:
+            self.socket.set(zmq.CURVE_SERVERKEY, bytes.fromhex(keys.server))
+            self.socket.set(zmq.CURVE_PUBLICKEY, bytes.fromhex(keys.public))
+            self.socket.set(zmq.CURVE_SECRETKEY, bytes.fromhex(keys.secret))
+        self._monitor = self.socket.get_monitor_socket(SUCCEEDED | REFUSED | MISMATCH | HUNG_UP)
+        self.socket.connect(endpoint)
+
+    def failure(self) -> KardamError | None:
+        """Why no handshake will ever succeed, where that is known by now."""
+        while self._monitor.poll(0, READABLE):
+            event = int(recv_monitor_message(self._monitor, NOW)["event"])
+            self._succeeded |= event == SUCCEEDED
+            self._hung_up += event == HUNG_UP
+            if event == REFUSED and self._keys is not None:
+                return Denied(
+                    f"{self._endpoint} does not know this key: ask its operator for"
+                    f" `kardam keys enroll ... {self._keys.public}`"
+                )
+            if event == MISMATCH and self._keys is None:
+                return Denied(
+                    f"{self._endpoint} takes nobody without a key: give a kit, or --server-key, as"
+                    " it printed it"
+                )
+            if event == MISMATCH:
+                return Denied(f"{self._endpoint} speaks without keys: leave them away")
+        if self._succeeded or self._patient or self._hung_up < HANGS_UP:
+            return None
+        if self._keys is None:
+            why = "takes nobody without a key: give a kit, or --server-key"
+        else:
+            why = f"has another key than {self._keys.server}: compare it with the line it printed"
+        return Unreachable(f"{self._endpoint} hangs up: it is no kardam server, or {why}")
+
+    def close(self, linger: int) -> None:
+        """Let go; last words have so many milliseconds."""
+        self.socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self.socket.close(linger=linger)
