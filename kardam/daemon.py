@@ -13,16 +13,16 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from kardam import checkpoint, pages
-from kardam.errors import Stalled, Unwritable, UsageError
+from kardam import checkpoint, memory, pages
+from kardam.errors import Interrupted, Stalled, Unwritable, UsageError
 from kardam.gate import Locked
 from kardam.keys import Keys, Pass, Tokens, publish
 from kardam.kits import Folder, new_pair
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from kardam.telemetry import Page
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Seconds between two looks at whether it is enough, which are also two pictures of a live view.
 LOOK = 0.25
@@ -70,6 +72,18 @@ def house(
     )
     stats = Stats(recipe.n, recipe.f, descent.filter.slowdown())
     return Sessions(descent, stats, Tokens(recipe.n, lambda: secrets.token_hex(16)), terms)
+
+
+async def unless(asked: asyncio.Future[Ending], waited: Coroutine[Any, Any, T]) -> T:
+    """What is waited for. Raises Interrupted where somebody asks for the end before."""
+    task = asyncio.create_task(waited)
+    either: list[asyncio.Future[Any]] = [task, asked]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        return task.result()
+    task.cancel()
+    ending = asked.result()
+    raise Interrupted(f"{ending.why} before it began", ending.code)
 
 
 class Run:
@@ -156,6 +170,7 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
     Unwritable or Unreachable where that can not be.
     """
     pages.keep()
+    memory.raise_files()
     before: State | None = None
     retold: list[Retold] = []
     if plan.checkpoint is not None:

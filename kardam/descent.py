@@ -19,12 +19,15 @@ from kardam.events import Forgetting, Hear, Lending, Receiving, Refusing, Turnin
 from kardam.gathering import Buffered, Gathering, OnArrival, weighted
 from kardam.growth import Change, Evidence, History, Trace
 from kardam.lens import Exact, Lens, Step
-from kardam.messages import Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
+from kardam.messages import UNASKED, Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
 from kardam.optimizers import SGD, Optimizer
 from kardam.probation import Probation
 from kardam.rates import Rate
 from kardam.stage import Reading, Stage
 from kardam.state import State, Stateful
+
+# More than there will ever be between a state and the end of the process that told it.
+TICKETS = 2**32
 
 # One in work and one fetched ahead; it bounds the old models that are kept alive, 2n of them.
 LOANS_MAX = 2
@@ -189,7 +192,7 @@ class Descent(Stateful):
         """
         worker, ticket = gradient.worker, gradient.ticket
         if self.lent(worker, ticket) is None:
-            return self.refuse(worker, ticket, "unasked")
+            return self.refuse(worker, ticket, UNASKED)
         if gradient.g.shape != self.model.x.shape or gradient.g.dtype != np.float32:
             return self.refuse(worker, ticket, "malformed")
         loan = self._give_back(worker, ticket)
@@ -289,7 +292,7 @@ class Descent(Stateful):
 
     def state(self) -> State:
         """Everything but the open loans: after a restart those are gone, and an answer to one is
-        `unasked`, since no ticket is given out twice.
+        `unasked`. (See `skip` for those that were lent after this was told.)
         """
         return {
             "knobs": dict(self._knobs),
@@ -331,6 +334,12 @@ class Descent(Stateful):
         self.dampening.restore(state["dampening"])
         self.gathering.restore(state["gathering"])
         self.optimizer.restore(state["optimizer"])
+
+    def skip(self) -> None:
+        """Lend on beyond every ticket that may be out, of the process that this one goes on for:
+        who still holds one must not be taken for who was lent another.
+        """
+        self._tickets += TICKETS
 
     # --- records ---
 

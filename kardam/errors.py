@@ -54,6 +54,22 @@ class Different(KardamError):
     code = 8
 
 
+class Killed(KardamError):
+    """A process of ours was ended by a signal that is not ours."""
+
+    code = 9
+
+
+class Interrupted(KardamError):
+    """Somebody asked for the end before there was anything to end in order."""
+
+    code = 130
+
+    def __init__(self, words: str, code: int = 130) -> None:
+        super().__init__(words)
+        self.code = code
+
+
 def raise_by_code(code: int, words: str) -> NoReturn:
     """Raise again, here, what another process ended with."""
     kinds = {kind.code: kind for kind in KardamError.__subclasses__()}
@@ -71,6 +87,7 @@ EXIT_CODES = {
     6: "the server refused: version, token or role",
     7: "the run directory could not be written",
     8: "a replay came to something else than its recording",
+    9: "a worker's process was killed",
     130: "interrupted (Ctrl-C), after an orderly end",
     143: "terminated (SIGTERM), after an orderly end",
 }

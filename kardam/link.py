@@ -46,6 +46,9 @@ SILENT = 10.0
 SILENT_ASKED = 30.0
 FORGOTTEN = 60.0
 
+# Seconds in which a hello may be under way; then, if the server still does not know us, it is lost.
+GREETING = 3.0
+
 # A vector on its way takes a second more for so many bytes: a slow line, not a forgotten request.
 BYTES_A_SECOND = 30_000
 
@@ -138,7 +141,7 @@ class Link:
         self._welcomed = False
         self._manifest: Manifest | None = None
         self._digest = ""
-        self._heard = self._beat_at = 0.0
+        self._heard = self._beat_at = self._greeted = 0.0
         self._request: Pull | Push | Query | None = None
         self._asked = 0.0
         self._gradient: Bytes = b""
@@ -220,7 +223,7 @@ class Link:
 
     def connected(self, now: float) -> list[Action]:
         """There is a (new) socket: say hello."""
-        self._heard = self._asked = now
+        self._heard = self._asked = self._greeted = now
         self._beat_at = now + self._jitter()
         self._assembly = None
         self._welcomed = self._credit = False
@@ -245,13 +248,16 @@ class Link:
         """The server said this. Raises ProtocolError where it makes no sense."""
         self._heard = now
         if isinstance(message, Lent | Part | Grant):
+            if not self._welcomed:
+                return []  # of before our hello, by which the server forgot it
             self._asked = now  # what was asked for is coming
         match message:
             case Welcome():
                 return self._welcome(message, body, now)
             case Again():
                 # While a hello is under way, its answer will do.
-                return self.connected(now) if self._welcomed else []
+                lost = now - self._greeted > GREETING
+                return self.connected(now) if self._welcomed or lost else []
             case Lent():
                 return self._lent(message, body)
             case Part():
@@ -273,6 +279,10 @@ class Link:
     def _welcome(self, welcome: Welcome, body: Bytes, now: float) -> list[Action]:
         anew = self.terms is None or self.terms.epoch != welcome.epoch
         actions: list[Action] = []
+        if self._welcomed:
+            # The answer to a hello that had seemed lost, after which we asked for something; of
+            # another server it is not clear what it has heard of that: once more, in order.
+            return self.connected(now) if anew else []
         if anew:
             self._manifest, self._digest = decode_manifest(body), digest(body)
             self._model, self._held = None, []
@@ -364,7 +374,7 @@ class Link:
         have = self._request.have
         self._request, self.state = (None, "idle") if have is None else (Pull(have), "pulling")
         self._gradient = b""
-        if judged.lent is None:
+        if judged.lent is None or not self._welcomed:
             return [Tell(judged)]
         lent = Lent(judged.lent, judged.version, judged.parts, judged.place)
         return [Tell(judged), *self._lent(lent, body)]

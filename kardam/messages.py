@@ -87,6 +87,10 @@ class Gradient:
     examples: int = 0
 
 
+# The rule that refuses what answers no hand-out.
+UNASKED = "unasked"
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Which rule refused, what it saw, and what it would have taken: `low <= value <= high`."""

@@ -8,18 +8,18 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import zmq
 
+from kardam import memory
+from kardam.complaints import Complaints
 from kardam.errors import Unreachable
-from kardam.gate import Gate, Locked, lock
-from kardam.line import KEEPALIVE
+from kardam.gate import Gate, Locked
 from kardam.messages import Verdict
 from kardam.protocol import (
     CHUNK_BYTES,
-    HEADER_BYTES_MAX,
     Bytes,
     ProtocolError,
     VersionMismatch,
@@ -27,6 +27,7 @@ from kardam.protocol import (
     encode,
 )
 from kardam.ring import Key
+from kardam.router import BACKLOG_MAX, Router, bound
 from kardam.sessions import Effect, Judge, Peer, Send, Sessions
 
 log = logging.getLogger(__name__)
@@ -40,111 +41,13 @@ Settle = Callable[[], None]
 # Seconds between looks at the clock: for deadlines, and for a socket that should have woken us.
 TICK = 0.2
 
-# Seconds in one go, before other tasks have their turn: so many and what one message takes. A
-# number of messages would say nothing, since one may cost 20 microseconds or 20 milliseconds.
-SLICE = 0.002
+# Frames that nobody could have meant, in so many seconds: they take a fifth of the time, in which
+# nobody else is heard.
+JUNK_MAX, JUNK_SECONDS = 400_000, 10.0
 
-# A peer for whom so many messages wait here does not read; what waits is thrown away.
-BACKLOG_MAX = 1024
-
-# Messages of one peer that may wait inside ZeroMQ, each way; each may be a chunk.
-HIGH_WATER = 16
-
-# Flags as plain numbers: pyzmq's own, which are enumerations, cost a microsecond each to combine.
-NOW, MORE, READABLE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
-
-# After the routing id. Further frames are read, since they came, and thrown away.
-FRAMES_MAX = 2
-
-# The last words may take so long, in milliseconds; uploads under way at the end, in seconds.
-LINGER_MS = 1000
+# Seconds for uploads that are under way at the end; and until a port that was given up is free.
 DRAIN_SECONDS = 5.0
-
-
-class Router:
-    """A ROUTER socket that never blocks, and calls `deliver(peer, key, frames)` for what comes; the
-    key is what the peer has proved to hold, empty where there is no CURVE.
-
-    ZeroMQ's descriptor is edge-triggered: it may stay silent while messages wait. So the socket's
-    own state is asked again after every read and write, and at every `look`.
-    """
-
-    def __init__(
-        self,
-        socket: zmq.Socket[bytes],
-        deliver: Callable[[Peer, Key, list[memoryview]], None],
-        backlog: int = BACKLOG_MAX,
-    ) -> None:
-        self._socket = socket
-        self._locked = bool(socket.get(zmq.CURVE_SERVER))
-        self._deliver = deliver
-        self._most = backlog
-        self._backlog: dict[Peer, deque[Sequence[Bytes]]] = {}
-
-    def send(self, peer: Peer, frames: Sequence[Bytes]) -> None:
-        """Now, or as soon as the peer has room, in order; not at all where it is gone."""
-        waiting = self._backlog.get(peer)
-        if waiting is not None:
-            waiting.append(frames)
-            if len(waiting) > self._most:
-                log.warning("a peer does not read: %d messages to it are dropped", len(waiting))
-                del self._backlog[peer]
-        elif not self._try(peer, frames):
-            self._backlog[peer] = deque([frames])
-
-    def forget_all_but(self, peers: Collection[Peer]) -> None:
-        """Nobody else gets what waits for him, but for one last word."""
-        for peer in [p for p, waiting in self._backlog.items() if len(waiting) > 1]:
-            if peer not in peers:
-                del self._backlog[peer]
-
-    def look(self) -> bool:
-        """Read for a SLICE, write what waits; whether there is more to read."""
-        until = time.perf_counter() + SLICE
-        # To ask costs half of a receive that fails.
-        while (more := self._readable()) and time.perf_counter() < until:
-            self._deliver(*self._receive())
-        if self._backlog:
-            for peer in list(self._backlog):
-                self._retry(peer)
-            more = self._readable()
-        return more
-
-    def _readable(self) -> bool:
-        return bool(self._socket.poll(0, READABLE))
-
-    def _receive(self) -> tuple[Peer, Key, list[memoryview]]:
-        frame = self._socket.recv(NOW, copy=False)
-        # Of every message: a peer chooses its routing id, and can not choose this.
-        key = str(frame.get("User-Id")) if self._locked else ""
-        peer = frame.bytes
-        frames: list[memoryview] = []
-        while frame.more:
-            frame = self._socket.recv(NOW, copy=False)
-            if len(frames) <= FRAMES_MAX:
-                frames.append(frame.buffer)
-        return peer, key, frames
-
-    def _retry(self, peer: Peer) -> None:
-        waiting = self._backlog[peer]
-        while waiting and self._try(peer, waiting[0]):
-            waiting.popleft()
-        if not waiting:
-            del self._backlog[peer]
-
-    def _try(self, peer: Peer, frames: Sequence[Bytes]) -> bool:
-        """Whether the message is off our hands: sent, or for nobody."""
-        try:
-            self._socket.send(peer, MORE)
-            for frame in frames[:-1]:
-                self._socket.send(frame, MORE)
-            self._socket.send(frames[-1], NOW, copy=False)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-        return True
+REBIND_SECONDS = 5.0
 
 
 class Server:
@@ -153,27 +56,30 @@ class Server:
     def __init__(
         self,
         sessions: Sessions,
-        socket: zmq.Socket[bytes],
-        endpoint: str,
+        context: zmq.Context[zmq.Socket[bytes]],
+        bind: str,
         observe: Observe,
         settle: Settle | None,
         seconds: float,
         locked: Locked | None,
         gate: Gate | None,
+        memory_limit: int | None,
     ) -> None:
         self.sessions = sessions
         self._locked, self._gate = locked, gate
-        self.endpoint = endpoint
         self._observe = observe
+        self._context = context
+        self._open(bind)
+        self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
+        self._watch = memory.Watch(sessions.explained, memory_limit)
+        # How often the socket was closed, with all that lay in it, because of what lay in it.
+        self.relieved = 0
+        self._junk_until = 0.0
+        self._complaints = Complaints()
+        self._violations = sessions.stats.violations
         self._settle = settle
         # What is to be sent once that is settled which it tells of.
         self._held: list[tuple[Peer, Sequence[Bytes]]] = []
-        # Room for a model and the next, however large.
-        chunks = sessions.descent.model.x.nbytes // CHUNK_BYTES
-        self._router = Router(socket, self._deliver, BACKLOG_MAX + 2 * chunks)
-        self._descriptors = [int(socket.get(zmq.FD))]
-        if gate is not None:
-            self._descriptors.append(gate.descriptor)
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time() - seconds
         self._drained = asyncio.Event()
@@ -190,6 +96,20 @@ class Server:
         """How the run stands, and every worker's row."""
         return self.sessions.books(self.now)
 
+    def _open(self, bind: str) -> None:
+        secret = self._locked.secret if self._locked is not None else None
+        self._socket = bound(self._context, bind, secret)
+        # Room for a model and the next, however large.
+        chunks = self.sessions.descent.model.x.nbytes // CHUNK_BYTES
+        self._router = Router(self._socket, self._deliver, BACKLOG_MAX + 2 * chunks)
+        self._descriptors = [int(self._socket.get(zmq.FD))]
+        if self._gate is not None:
+            self._descriptors.append(self._gate.descriptor)
+
+    def close(self) -> None:
+        """Let go of the socket; last words have LINGER_MS."""
+        self._socket.close()
+
     async def drain(self, over: bool = True) -> None:
         """Lend nothing more, and wait for uploads under way, DRAIN_SECONDS at most. `over`: the run
         ends with this server.
@@ -204,8 +124,7 @@ class Server:
 
     async def _run(self) -> None:
         """Look at the socket when it calls, and at the clock now and then; raises what crashed."""
-        for descriptor in self._descriptors:
-            self._loop.add_reader(descriptor, self._wake)
+        self._listen()
         try:
             self._enroll()
             self._look()
@@ -215,10 +134,57 @@ class Server:
                 self._do(self.sessions.tick(self.now))
                 self._router.forget_all_but(self.sessions.peers)
                 self._look()
+                self._complain()
+                self._see_to_junk()
             self._crashed.result()
         finally:
-            for descriptor in self._descriptors:
-                self._loop.remove_reader(descriptor)
+            self._deafen()
+
+    def _listen(self) -> None:
+        for descriptor in self._descriptors:
+            self._loop.add_reader(descriptor, self._wake)
+
+    def _deafen(self) -> None:
+        for descriptor in self._descriptors:
+            self._loop.remove_reader(descriptor)
+
+    def _complain(self) -> None:
+        violations = self.sessions.stats.violations
+        self._complaints.add("messages against the protocol", violations - self._violations)
+        self._complaints.add("peers that do not read what they asked for", self._router.dropped)
+        self._violations, self._router.dropped = violations, 0
+        self._complaints.tell(self.now)
+
+    def _see_to_junk(self) -> None:
+        """Let go of what lies in the socket, where that is more than anybody means well with."""
+        if self._watch.exceeded():
+            self._relieve("memory grew beyond what the work explains")
+        elif self._router.junk > JUNK_MAX:
+            self._relieve("messages of very many frames took the time")
+        elif self.now >= self._junk_until:
+            self._router.junk, self._junk_until = 0, self.now + JUNK_SECONDS
+
+    def _relieve(self, why: str) -> None:
+        """Close the socket with all that lies in it, and open another in its place. Peers come back
+        by themselves, and hold what they held. It takes some milliseconds, in which there is
+        nobody to serve.
+        """
+        self._deafen()
+        self._socket.close(linger=0)
+        until = self._loop.time() + REBIND_SECONDS
+        while True:
+            try:
+                self._open(self.endpoint)
+                break
+            except Unreachable:  # the port is not free yet
+                if self._loop.time() > until:
+                    raise
+                time.sleep(0.001)
+        self._listen()
+        self._watch.relieved()
+        self.relieved += 1
+        self._complaints.add(f"connections closed, since {why}")
+        self._look()
 
     def _wake(self) -> None:
         # Where more was left it is our turn anyway, and twice in a round of the loop is too much.
@@ -227,7 +193,8 @@ class Server:
 
     def _look(self) -> None:
         self._more = False
-        if self._crashed.done():
+        # The last look that was asked for may come after the end.
+        if self._crashed.done() or self._socket.closed:
             return
         try:
             more = self._gate is not None and self._gate.look()
@@ -295,36 +262,25 @@ async def serve(
     seconds: float = 0.0,
     settle: Settle | None = None,
     locked: Locked | None = None,
+    memory_limit: int | None = None,
 ) -> AsyncIterator[Server]:
     """Serve for as long as the block runs: ready inside, gone after; a crash comes out of it.
 
     `bind` is an endpoint like tcp://127.0.0.1:0, 0 for any free port; `seconds` have gone before.
-    What `settle` is given for leaves after it has returned.
-    `locked`: under CURVE, for those alone who are enrolled.
+    What `settle` is given for leaves after it has returned. `locked`: under CURVE, for those alone
+    who are enrolled. A process of more bytes than `memory_limit` closes its connections, and opens
+    the port again; by default, of 256 MiB more than its work explains.
     Raises Unreachable where the port is taken or the address is not ours.
     """
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
-        socket = stack.enter_context(context.socket(zmq.ROUTER))
         gate = None
         if locked is not None:
             gate = Gate(context, sessions.knows)
             stack.callback(gate.close)
-            lock(socket, locked.secret)
-        socket.set(zmq.ROUTER_MANDATORY, 1)
-        socket.set(zmq.SNDHWM, HIGH_WATER)
-        socket.set(zmq.RCVHWM, HIGH_WATER)
-        socket.set(zmq.MAXMSGSIZE, CHUNK_BYTES + HEADER_BYTES_MAX)
-        socket.set(zmq.LINGER, LINGER_MS)
-        for option, value in KEEPALIVE.items():
-            socket.set(option, value)
-        try:
-            socket.bind(bind)
-        except zmq.ZMQError as error:
-            free = "tcp://127.0.0.1:0 takes any free port"
-            raise Unreachable(f"--bind {bind}: {zmq.strerror(error.errno or 0)}; {free}") from error
-        endpoint = socket.get_string(zmq.LAST_ENDPOINT)
-        server = Server(sessions, socket, endpoint, observe, settle, seconds, locked, gate)
+        server = Server(
+            sessions, context, bind, observe, settle, seconds, locked, gate, memory_limit
+        )
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(server._run())
@@ -336,3 +292,5 @@ async def serve(
             if len(group.exceptions) == 1:
                 raise group.exceptions[0] from None
             raise
+        finally:
+            server.close()

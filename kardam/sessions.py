@@ -14,6 +14,7 @@ from kardam.descent import Descent
 from kardam.keys import Tokens
 from kardam.messages import (
     NOBODY,
+    UNASKED,
     Activity,
     Again,
     Beat,
@@ -47,7 +48,7 @@ from kardam.protocol import CHUNK_BYTES, Bytes, digest, encode_manifest, vector
 from kardam.ring import Entry, Key, Ring
 from kardam.roll import Roll
 from kardam.rooms import Shelf
-from kardam.state import State
+from kardam.state import State, nbytes
 from kardam.stats import Stats
 from kardam.uploads import Upload, Uploads
 
@@ -63,7 +64,9 @@ GONE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a server tells its workers; `quorum` of them must be there for models to go out."""
+    """What a server tells its workers; `quorum` of them must be there for models to go out. Vectors
+    travel in chunks of so many bytes.
+    """
 
     manifest: Manifest
     epoch: str
@@ -71,6 +74,7 @@ class Terms:
     task: str
     quorum: int = 1
     split: str = "iid"
+    chunk: int = CHUNK_BYTES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +133,7 @@ class Sessions:
         self._sessions: dict[Peer, Session] = {}
         self._workers: dict[WorkerId, Session] = {}
         self._roll = Roll(descent.n, tokens, self._begin, now)
-        self._uploads = Uploads(descent.model.x.size)
+        self._uploads = Uploads(descent.model.x.size, descent.f, terms.chunk)
         # Who asked for a model, and when.
         self._waiting: dict[WorkerId, tuple[Pull, float]] = {}
         self._manifest = encode_manifest(terms.manifest)
@@ -277,6 +281,13 @@ class Sessions:
         """Bytes that peers may have on the way."""
         return self._uploads.reserved
 
+    def explained(self) -> int:
+        """Bytes that the server may have by its work, at the most: what was learned, uploads, and
+        the models that workers may have or be on their way to.
+        """
+        models = (3 * self.descent.n + 4) * self._nbytes
+        return nbytes(self.descent.state()) + self._uploads.budget + models
+
     def halt(self, reason: str) -> list[Effect]:
         """Tell everybody that it is over; workers only if the run is."""
         return [
@@ -330,7 +341,7 @@ class Sessions:
             task=self.terms.task,
             split=self.terms.split,
             beat=BEAT,
-            chunk=CHUNK_BYTES,
+            chunk=self.terms.chunk,
             shared=session.shared,
         )
         effects.append(Send(peer, welcome, self._manifest))
@@ -429,10 +440,10 @@ class Sessions:
             place = self.shelf.place(model.x)
             if place is not None:
                 return [Send(peer, Lent(ticket, model.version, 0, place))]
-        body = model.x.data.cast("B")
-        if len(body) <= CHUNK_BYTES:
+        body, chunk = model.x.data.cast("B"), self.terms.chunk
+        if len(body) <= chunk:
             return [Send(peer, Lent(ticket, model.version, 0), body)]
-        parts = [body[at : at + CHUNK_BYTES] for at in range(0, len(body), CHUNK_BYTES)]
+        parts = [body[at : at + chunk] for at in range(0, len(body), chunk)]
         return [
             Send(peer, Lent(ticket, model.version, len(parts))),
             *(Send(peer, Part(ticket, i), part) for i, part in enumerate(parts)),
@@ -448,7 +459,7 @@ class Sessions:
             return self.violated(session.peer, session.key)
         session.then = Pull(push.have) if push.have is not None else None
         if self.descent.lent(worker, push.ticket) is None:
-            return self._refuse(worker, push.ticket, "unasked", now)
+            return self._refuse(worker, push.ticket, UNASKED, now)
         if push.shared and session.shared and self.shelf is not None:
             self.stats.moved(self._nbytes, 0, now)
             return [Judge(_gradient(worker, push, self.shelf.take(worker)))]
@@ -536,6 +547,7 @@ class Sessions:
     def restore(self, state: State, now: float) -> None:
         """Go on from there. Requires that nobody said hello yet; who has a token is expected."""
         self.descent.restore(state["descent"])
+        self.descent.skip()
         self.stats.restore(state["stats"])
         self._roll.restore(state, now)
 

@@ -4,10 +4,26 @@ model's.
 Never in here: files, or what any key means.
 """
 
+from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 # Of dicts with string keys, lists, int, float (infinite, too), str, bool, None and numpy arrays.
 State = dict[str, Any]
+
+
+def nbytes(state: State) -> int:
+    """Bytes of all arrays in a state, each counted once."""
+    return sum({id(array): array.nbytes for array in _arrays(state)}.values())
+
+
+def _arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _arrays(inner)
 
 
 class Stateful:

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict, deque
 from typing import Any
 
 from kardam.filters import Slowdown
-from kardam.messages import NOBODY, Verdict, WorkerId
+from kardam.messages import NOBODY, UNASKED, Verdict, WorkerId
 from kardam.state import State
 
 # Rates are over the last so many seconds: long enough to be calm, short enough to show a change.
@@ -18,12 +18,16 @@ RATE_SECONDS = 10
 # Refused in a row, of a worker, that is more than its bad luck.
 STALLED_EACH = 20
 
-# A snapshot carries so many of the newest evaluations.
+# So many of the newest evaluations are kept; of older ones tell the metrics.
 HELD_OUT_MAX = 500
 
 
 class Tally:
-    """Delivered, admitted, and refused by reason: of a worker, of all honest ones, of everybody."""
+    """Delivered, admitted, and refused by reason: of a worker, of all honest ones, of everybody.
+
+    What answers no hand-out is refused, and not delivered: anybody can send as much of it as he
+    likes, and would end a run of so many arrivals by it.
+    """
 
     def __init__(self) -> None:
         self.delivered = 0
@@ -31,7 +35,7 @@ class Tally:
         self.refused: Counter[str] = Counter()
 
     def add(self, verdict: Verdict) -> None:
-        self.delivered += 1
+        self.delivered += answers(verdict)
         if verdict.admitted:
             self.admitted += 1
         else:
@@ -52,6 +56,11 @@ class Tally:
     def restore(self, state: State) -> None:
         self.delivered, self.admitted = state["delivered"], state["admitted"]
         self.refused = Counter(state["refused"])
+
+
+def answers(verdict: Verdict) -> bool:
+    """Whether it is of a gradient that answers a hand-out."""
+    return verdict.rule != UNASKED
 
 
 class Rate:
@@ -157,6 +166,8 @@ class Stats:
         row = self.workers[verdict.worker]
         for tally in (self.total, row.tally, self.byzantine if row.byzantine else self.honest):
             tally.add(verdict)
+        if not answers(verdict):
+            return
         self.started += verdict.admitted and verdict.rule == "startup"
         if verdict.admitted:
             self.since_admitted.clear()
@@ -181,8 +192,12 @@ class Stats:
             row.weight = verdict.weight
 
     def evaluated(self, updates: int, loss: float, accuracy: float, now: float) -> None:
-        """What the evaluator found of the model after so many updates."""
+        """What the evaluator found of the model after so many updates; what is infinite it does not
+        know, and no run reaches its goal by it.
+        """
+        loss, accuracy = (its if math.isfinite(its) else math.nan for its in (loss, accuracy))
         self.held_out.append((updates, now, loss, accuracy))
+        del self.held_out[:-HELD_OUT_MAX]
 
     def moved(self, received: int, sent: int, now: float) -> None:
         """Bytes of models and gradients, over the wire or through shared memory."""
@@ -239,7 +254,7 @@ class Stats:
             **self.metrics(now),
             "held_out": [
                 [updates, at, _plain(loss), _plain(accuracy)]
-                for updates, at, loss, accuracy in self.held_out[-HELD_OUT_MAX:]
+                for updates, at, loss, accuracy in self.held_out
             ],
             "workers": [self._row(worker, now) for worker in sorted(self.workers)],
         }

@@ -15,20 +15,21 @@ from kardam.protocol import CHUNK_BYTES, Bytes
 # not a liar who holds the grants that others wait for.
 PATIENCE = 30.0
 
-# Reserved for uploads in flight: so many models' worth, or this many bytes where models are small.
+# Reserved for uploads in flight: so many models' worth, or so many chunks' where models are small.
 BUDGET_MODELS = 4
-BUDGET_BYTES = 2**26
+BUDGET_CHUNKS = 16
 
 
 class Upload:
     """A gradient that is asked for, and from its grant on under way, chunk after chunk."""
 
-    def __init__(self, worker: WorkerId, push: Push, size: int) -> None:
+    def __init__(self, worker: WorkerId, push: Push, size: int, chunk: int) -> None:
         self.worker = worker
         self.push = push
         # Up to this second it may take; infinite until it is granted.
         self.deadline = np.inf
         self._size = size
+        self._chunk = chunk
         self._buffer: Vector | None = None
         self._received = 0
 
@@ -44,8 +45,8 @@ class Upload:
     def take(self, part: Part, body: Bytes, now: float) -> bool:
         """Whether this is the next chunk, in its full length. Requires that it is granted."""
         assert self._buffer is not None
-        expected = min(CHUNK_BYTES, self._buffer.nbytes - self._received)
-        if part.index * CHUNK_BYTES != self._received or len(body) != expected:
+        expected = min(self._chunk, self._buffer.nbytes - self._received)
+        if part.index * self._chunk != self._received or len(body) != expected:
             return False
         self._buffer.data.cast("B")[self._received : self._received + expected] = body
         self._received += expected
@@ -60,17 +61,20 @@ class Upload:
 
 
 class Uploads:
-    """One gradient of `size` numbers a worker at most, and no more bytes in all than the budget.
+    """One gradient of `size` numbers a worker at most, in chunks of so many bytes, and no more
+    bytes in all than the budget. It has room for two beside f workers who hold what they were
+    granted as long as they can.
 
     Bytes are *reserved* for a worker that may send them at any moment without another word: one
     whose upload is granted, or one that has a credit. What is reserved is free again when the
     gradient is there, or its worker is gone.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, f: int, chunk: int = CHUNK_BYTES) -> None:
         self._size = size
         self._nbytes = size * np.dtype(np.float32).itemsize
-        self.budget = max(BUDGET_MODELS * self._nbytes, BUDGET_BYTES)
+        self._chunk = chunk
+        self.budget = max(max(BUDGET_MODELS, f + 2) * self._nbytes, BUDGET_CHUNKS * chunk)
         self._reserved: set[WorkerId] = set()
         self._uploads: dict[WorkerId, Upload] = {}
         self._asking: deque[Upload] = deque()
@@ -101,7 +105,7 @@ class Uploads:
 
     def ask(self, worker: WorkerId, push: Push, now: float) -> None:
         """This worker wants to send that. Requires that it sends nothing else."""
-        upload = self._uploads[worker] = Upload(worker, push, self._size)
+        upload = self._uploads[worker] = Upload(worker, push, self._size, self._chunk)
         if worker in self._reserved:
             upload.grant(now)
         else:

@@ -29,7 +29,8 @@ from kardam.recording import Recording
 from kardam.recovery import caught_up, descent_of
 from kardam.replay import again
 from kardam.retelling import lives, retell
-from kardam.server import Router, serve
+from kardam.router import Router
+from kardam.server import serve
 from kardam.tape import Kept
 from tests.test_run import SECONDS, lines, until
 from tests.test_server import ANY_PORT, answer, on_both_loops, sessions, worker

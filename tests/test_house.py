@@ -22,7 +22,13 @@ workers.verbs.options  workers.verbs.evaluation
 workers.verbs
 workers.laboratory
 workers.swarm  workers.nursery
-workers.simulation  workers.process  workers.training
+workers.lifeline
+workers.simulation  workers.process  workers.training  workers.faults
+workers.faults.play
+workers.faults.machine  workers.faults.host
+workers.faults.promises
+workers.faults.lines
+workers.faults.clock  workers.faults.weather
 workers.examples.images  workers.examples.text  workers.examples.mails  workers.examples.movies
 workers.examples
 workers.crew  workers.objective  workers.tensors
@@ -52,7 +58,7 @@ kardam.telemetry
 kardam.exposition
 kardam.shared
 kardam.scribe  kardam.server  kardam.view  kardam.chronicle  kardam.watch
-kardam.outcome
+kardam.outcome  kardam.router
 kardam.explain
 kardam.plan  kardam.records  kardam.recovery
 kardam.recording
@@ -70,7 +76,7 @@ kardam.gathering.gathering  kardam.stage  kardam.probation
 kardam.aggregators  kardam.lens  kardam.uploads
 kardam.rooms
 kardam.growth  kardam.protocol  kardam.events  kardam.fingerprint
-kardam.places  kardam.ring
+kardam.places  kardam.ring  kardam.memory  kardam.complaints
 kardam.sweep
 kardam.help
 kardam.messages  kardam.spec  kardam.state  kardam.pages
@@ -81,6 +87,8 @@ kardam
 SHELLS = {
     "kardam.client",
     "kardam.server",
+    "kardam.router",
+    "kardam.memory",
     "kardam.daemon",
     "kardam.keys",
     "kardam.checkpoint",
@@ -118,7 +126,10 @@ TORCH |= {f"workers.tasks.{name}" for name in ("task", "trial", "digits", "npz",
 DOORS = {
     "aiohttp": {"kardam.telemetry"},
     "prometheus_client": {"kardam.exposition"},
-    "zmq": {*(f"kardam.{name}" for name in ("client", "server", "line", "gate", "kits")), *DOCTOR},
+    "zmq": {
+        *(f"kardam.{name}" for name in ("client", "router", "server", "line", "gate", "kits")),
+        *DOCTOR,
+    },
     "msgpack": {"kardam.protocol"},
     "torch": TORCH,
     "sklearn": {"workers.tasks.digits"},
@@ -130,7 +141,8 @@ DOORS = {
     "sortedcontainers": {"kardam.growth"},
     "tomllib": {"kardam.experiment", "kardam.chronicle"},
     "tomli_w": {"kardam.experiment"},
-    "ctypes": {"kardam.pages"},
+    "ctypes": {"kardam.pages", "kardam.memory"},
+    "resource": {"kardam.memory"},
     "fcntl": {"kardam.logs", "kardam.shared"},
     "xxhash": {"kardam.fingerprint"},
     "mmap": {"kardam.shared", "workers.board"},
@@ -140,12 +152,15 @@ DOORS = {
         *{"workers.swarm", "kardam.doctor.machine", *MAINS},
     },
     "time": {
-        *(f"kardam.{name}" for name in ("client", "server", "scribe", "telemetry", "verbs.stats")),
+        *(
+            f"kardam.{name}"
+            for name in ("client", "router", "server", "scribe", "telemetry", "verbs.stats")
+        ),
         *{"workers.process", "workers.nursery", "workers.verbs.playing", *DOCTOR},
     },
     "random": {"kardam.client"},
     "secrets": {"kardam.daemon", "kardam.shared"},
-    "threading": {"kardam.client", "workers.nursery"},
+    "threading": {"kardam.client", "workers.lifeline"},
     "socket": {
         *(f"kardam.{name}" for name in ("client", "daemon", "shared", "telemetry")),
         *{"workers.nursery", "workers.swarm", *DOCTOR},
@@ -153,7 +168,7 @@ DOORS = {
     "logging": {
         *(
             f"kardam.{name}"
-            for name in ("client", "server", "gate", "scribe", "daemon", "__main__")
+            for name in ("complaints", "client", "server", "gate", "scribe", "daemon", "__main__")
         ),
         *{"kardam.shared", "workers.swarm"},
     },

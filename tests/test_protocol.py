@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.grammar import fuzz
 from kardam.messages import (
     Beat,
     Down,
@@ -273,3 +274,8 @@ def test_encoding_names_its_kind() -> None:
     ] == [1] * 3
     assert isinstance(decode_up(encode(Push(1, None, None, 0.0, 1, None)))[0], Push)
     assert isinstance(decode_up(encode(Hello(PROTOCOL, "", "worker", "", "", False, ())))[0], Hello)
+
+
+def test_twenty_thousand_messages_of_a_grammar_fuzzer_decode_or_raise_the_one_error() -> None:
+    came = fuzz(20_000, seed=1)  # a million: python -m bench.soak --messages 1000000
+    assert min(came["message"], came["refused"]) > 1000

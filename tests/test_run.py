@@ -403,3 +403,29 @@ def test_a_server_may_not_make_a_worker_read_a_file_that_its_owner_did_not_name(
         ours = "npz:path=ours.npz,model=linear"
         with started("work", endpoint, "--task", ours, cwd=tmp_path / "elsewhere"):
             until(lambda: look(endpoint)["admitted"] > 20)
+
+
+def test_who_is_terminated_while_torch_is_loading_ends_at_once_with_its_code() -> None:
+    with started("run") as process:
+        until(lambda: any("torch" in mapped(pid) for pid in children(process.pid)))
+        born = children(process.pid)
+        process.terminate()
+        code, _, err = finished(process)
+    assert code == 143
+    assert err.strip() == "kardam: terminated before it began"
+    assert not any(alive(pid) for pid in born)
+
+
+def mapped(pid: int) -> str:
+    """The files that a process has in its memory."""
+    try:
+        return Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return ""
+
+
+def test_a_task_that_calls_exit_while_it_is_loaded_ends_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "hasty.py").write_text("import sys\n\n\ndef task():\n    sys.exit(5)\n")
+    code, _, err = kardam("run", "--task", "hasty:task", cwd=tmp_path)
+    assert code == 3
+    assert err.strip() == "kardam: hasty:task: called sys.exit(5) while it was loaded"

@@ -20,7 +20,8 @@ from kardam.keys import Pass, published
 from kardam.messages import Gradient, Hello, Manifest, Part, Pull, Query
 from kardam.protocol import CHUNK_BYTES, PROTOCOL, decode_down, encode
 from kardam.recipe import Recipe
-from kardam.server import BACKLOG_MAX, Server, serve
+from kardam.router import BACKLOG_MAX
+from kardam.server import Server, serve
 from kardam.sessions import Sessions
 from tests.puppet import Puppet
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kardam.filters import Slowdown
 from kardam.messages import Verdict
-from kardam.stats import RATE_SECONDS, Rate, Stats
+from kardam.stats import HELD_OUT_MAX, RATE_SECONDS, Rate, Stats
 
 verdicts = st.builds(
     lambda worker, admitted, rule, staleness, growth: Verdict(
@@ -45,6 +45,21 @@ def test_the_books_add_up(given_: list[Verdict]) -> None:
     for part in ("delivered", "admitted"):
         assert books[part] == books["honest"][part] + books["byzantine"][part]
         assert books[part] == sum(row[part] for row in books["workers"])
+
+
+def test_what_answers_no_hand_out_is_refused_and_no_delivery() -> None:
+    unasked = Verdict(worker=4, ticket=9, admitted=False, rule="unasked", updates=0)
+    stats = told([unasked] * 10_000, liars=(4,))
+    assert stats.total.refused == stats.workers[4].tally.refused == {"unasked": 10_000}
+    assert (stats.total.delivered, stats.byzantine.delivered) == (0, 0)
+    assert not stats.stalled
+
+
+def test_the_newest_evaluations_are_kept_and_not_all_for_ever() -> None:
+    stats = told([])
+    for update in range(3 * HELD_OUT_MAX):
+        stats.evaluated(update, 1.0, 0.5, float(update))
+    assert [its[0] for its in stats.held_out] == [*range(2 * HELD_OUT_MAX, 3 * HELD_OUT_MAX)]
 
 
 @given(st.lists(verdicts, max_size=50))

@@ -16,7 +16,7 @@ import numpy as np
 from kardam.keys import Tokens
 from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Vanish
 from kardam.messages import Declared, Down, Gradient, Judged, Lent, Manifest, Part, Role, Up, Vector
-from kardam.protocol import Bytes, ProtocolError, decode_down, decode_up, encode
+from kardam.protocol import CHUNK_BYTES, Bytes, ProtocolError, decode_down, decode_up, encode
 from kardam.recipe import Recipe
 from kardam.ring import Entry, Key
 from kardam.sessions import Effect, Judge, Peer, Send, Sessions, Terms
@@ -59,9 +59,10 @@ class Town:
         quorum: int = 1,
         preset: str = "none",
         gather: str = "arrival",
+        chunk: int = CHUNK_BYTES,
         shares: bool = False,
     ) -> None:
-        self.n, self.d = n, d
+        self.n, self.d, self.chunk = n, d, chunk
         self.now = 0.0
         self.quorum = quorum
         self.preset = preset
@@ -87,6 +88,7 @@ class Town:
             task="digits",
             quorum=self.quorum,
             split="by_label",
+            chunk=self.chunk,
         )
         self.sessions = Sessions(descent, Stats(self.n, recipe.f), self.tokens, terms, self.now)
         # Real memory, with its descriptors.

@@ -13,7 +13,6 @@ import selectors
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from dataclasses import dataclass
@@ -22,11 +21,12 @@ from typing import Any, BinaryIO, NoReturn
 import torch
 
 from kardam import pages
-from kardam.errors import KardamError
+from kardam.errors import KardamError, TaskError
 from kardam.keys import Pass
 from kardam.shared import Layout, Pair, SharedDesk, taken_over
 from workers.board import Board, shared
 from workers.crew import Member
+from workers.lifeline import Lifeline, Terminated, leave_when_told
 from workers.objective import Network
 from workers.process import evaluate, work
 from workers.tasks import Shares, load_task, shares
@@ -108,8 +108,8 @@ class Nursery:
             self._events.close()
             self._way.close()
             os.close(0)
-            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
-            threading.Thread(target=_follow, args=(self._lifeline,), daemon=True).start()
+            leave_when_told()
+            Lifeline(self._lifeline)
             match order:
                 case {
                     "order": "work",
@@ -133,8 +133,10 @@ class Nursery:
                 case _:
                     raise ValueError(f"no such order: {order}")
             code = 0
-        except SystemExit:
-            code = 0  # SIGTERM, after a goodbye
+        except Terminated:
+            code = 0  # after a goodbye
+        except SystemExit as exit_:
+            code, words = TaskError.code, f"the task called sys.exit({exit_.code!r})"
         except KardamError as error:
             code, words = error.code, str(error)
         except BaseException:
@@ -186,15 +188,9 @@ def tell(events: BinaryIO, **event: Any) -> None:
         events.flush()
 
 
-def _follow(lifeline: int) -> None:
-    """Die with the parent, who alone holds the other end of this pipe."""
-    os.read(lifeline, 1)
-    os._exit(1)
-
-
-def main() -> None:
-    """Arguments: the lifeline, the way of descriptors, and {task, split, n, liars, seed}. Tell the
-    first model, then follow orders.
+def main(lifeline: Lifeline) -> None:
+    """Arguments: the lifeline's pipe, the way of descriptors, and {task, split, n, liars, seed}.
+    Tell the first model, then follow orders.
     """
     # What a task prints is the user's; our own words have a descriptor of their own.
     events = os.fdopen(os.dup(1), "wb")
@@ -202,7 +198,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and decides
     torch.set_num_threads(1)
     pages.keep()  # the children's, too
-    lifeline = int(sys.argv[1])
     way = socket.socket(fileno=int(sys.argv[2]))
     request = json.loads(sys.argv[3])
     try:
@@ -212,10 +207,15 @@ def main() -> None:
     except KardamError as error:
         tell(events, event="failed", code=error.code, words=str(error))
         sys.exit(error.code)
+    except SystemExit as exit_:
+        words = f"{request['task']}: called sys.exit({exit_.code!r}) while it was loaded"
+        tell(events, event="failed", code=TaskError.code, words=words)
+        sys.exit(TaskError.code)
     x = network.x
     tell(events, event="ready", manifest=network.manifest.tensors, nbytes=x.nbytes)
     events.write(x.data.cast("B"))
     events.flush()
     boards = shared(request["n"], request["liars"], network.manifest.d)
-    Nursery(network, held, boards, events, lifeline, way).run()
+    lifeline.let_go()  # from now on its orders end with its parent, and it forks
+    Nursery(network, held, boards, events, lifeline.pipe, way).run()
     os._exit(0)  # nothing is left to clean up, and a closed pipe is no news

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kardam.errors import raise_by_code
+from kardam.errors import Killed, raise_by_code
 from kardam.keys import Pass
 from kardam.messages import Manifest, Vector
 from kardam.shared import Layout, SharedShelf, hand_over
@@ -41,6 +41,11 @@ class Fate:
 
     code: int
     words: str
+
+    @property
+    def exit_code(self) -> int:
+        """That of a command whose process this was."""
+        return self.code if self.code >= 0 else Killed.code
 
     def __str__(self) -> str:
         if self.code < 0:
@@ -155,6 +160,8 @@ class Swarm:
 
     async def _end(self) -> None:
         self._orders.close()
+        if self._listening is None and self._process.returncode is None:
+            self._process.kill()  # it has no children yet, and reads no orders
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_SECONDS):
                 await self._process.wait()
@@ -173,7 +180,10 @@ async def swarm(task: str, split: str, n: int, seed: int, liars: int = 0) -> Asy
     They are some of n workers, and `liars` of them share a board.
     """
     # The child looks for modules where we do, and not in whatever folder this is.
-    program = f"import sys; sys.path[:] = {sys.path!r}; from workers.nursery import main; main()"
+    program = (
+        f"import sys; sys.path[:] = {sys.path!r}; from workers.lifeline import Lifeline; "
+        "line = Lifeline(int(sys.argv[1])); from workers.nursery import main; main(line)"
+    )
     request = {"task": task, "split": split, "n": n, "liars": liars, "seed": seed}
     theirs, ours = os.pipe()
     way, their_way = socket.socketpair()

@@ -84,7 +84,8 @@ async def run(plan: Plan, members: list[Member], quiet: bool, shares: bool = Tru
     """
     n, liars = plan.recipe.n, liars_among(members)
     async with swarm(plan.task, plan.split, n, plan.seed, liars) as hands:
-        manifest, x = await hands.opening()
+        with daemon.interrupts() as asked:
+            manifest, x = await daemon.unless(asked, hands.opening())
         memory = shelf(manifest.d, n) if shares else None
         async with daemon.running(plan, manifest, x) as running:
             server = running.server

@@ -61,7 +61,8 @@ def serve_command(
 
 async def _serve_task(plan: Plan) -> Outcome:
     async with swarm(plan.task, plan.split, plan.recipe.n, plan.seed) as hands:
-        manifest, x = await hands.opening()
+        with daemon.interrupts() as asked:
+            manifest, x = await daemon.unless(asked, hands.opening())
         async with daemon.running(plan, manifest, x) as run:
             server = run.server
             hands.evaluate(server.endpoint, run.evaluator(), EVALUATE_EVERY, PATIENCE)

@@ -110,7 +110,7 @@ async def _work(
             task, split = _agreed("task", task, terms.task), _agreed("split", split, terms.split)
             liars = count if kind.byzantine else 0
             async with swarm(task, split, terms.n, terms.seed, liars) as hands:
-                await hands.opening()
+                await daemon.unless(asked, hands.opening())
                 while places:
                     place, keys = places.pop()
                     member = replace(kind, index=place.worker)
@@ -119,7 +119,7 @@ async def _work(
                 await hands.idle(asked)
                 for name, fate in hands.deaths.items():
                     click.echo(f"worker {name}: {fate}", err=True)
-                return max((abs(fate.code) for fate in hands.deaths.values()), default=0)
+                return max((fate.exit_code for fate in hands.deaths.values()), default=0)
     finally:
         # What nobody came to fill is free for the next.
         for place, keys in places:

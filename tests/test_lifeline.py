@@ -1,0 +1,72 @@
+"""A process of ours ends with its parent, and when it is told to, whatever swallows that."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kardam.errors import EXIT_CODES
+from workers.swarm import Fate
+
+HOUSE = Path(__file__).parent.parent
+SECONDS = 20
+
+
+def ran(program: str, *arguments: str, keep: tuple[int, ...] = ()) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=HOUSE,
+        pass_fds=keep,
+    )
+
+
+def test_a_process_dies_with_its_parent_before_anything_is_loaded() -> None:
+    theirs, ours = os.pipe()
+    program = (
+        "import sys, time; from workers.lifeline import Lifeline; Lifeline(int(sys.argv[1]));"
+        " print('there', flush=True); time.sleep(60)"
+    )
+    with ran(program, str(theirs), keep=(theirs,)) as process:
+        os.close(theirs)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        os.close(ours)
+        assert process.wait(SECONDS) == 1
+
+
+# An exception is ignored in a destructor: that the first one is lost there is what is tested.
+SWALLOWED = """
+import os, signal, time
+from workers.lifeline import Terminated, leave_when_told
+class Closing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+leave_when_told()
+try:
+    Closing()
+    time.sleep(60)
+except Terminated:
+    print("goodbye", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)  # it is on its way, and says its goodbye to the end
+    time.sleep(0.5)
+    print("goodbye again", flush=True)
+"""
+
+
+def test_who_is_told_to_leave_leaves_though_something_swallows_it() -> None:
+    with ran(SWALLOWED) as process:
+        out, _ = process.communicate(timeout=SECONDS)
+    assert out == "goodbye\ngoodbye again\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("code", "meant"), [(0, 0), (3, 3), (-9, 9), (-15, 9)])
+def test_a_killed_workers_command_has_a_code_that_is_told(code: int, meant: int) -> None:
+    assert Fate(code, "").exit_code == meant
+    assert meant in EXIT_CODES
