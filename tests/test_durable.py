@@ -142,8 +142,8 @@ async def test_a_durable_run_keeps_what_it_needs_to_go_on_and_no_more() -> None:
                         await asyncio.to_thread(answer, client, np.ones(3, np.float32))
                         one.scribe.look(one.server.now)
                         # As the loop of `Run.wait` has it: a look takes in what a thread has done.
-                        while one.scribe._writing is not None:
-                            await asyncio.sleep(0.001)
+                        while (writing := one.scribe._writing) is not None:
+                            await writing
                             one.scribe.look(one.server.now)
                     await asyncio.to_thread(answer, client, np.full(3, life, np.float32))
                 x = [descent.model.x.tobytes()]

@@ -28,8 +28,8 @@ def ran(program: str, *arguments: str, keep: tuple[int, ...] = ()) -> "subproces
 def test_a_process_dies_with_its_parent_before_anything_is_loaded() -> None:
     theirs, ours = os.pipe()
     program = (
-        "import sys, time; from workers.lifeline import Lifeline; Lifeline(int(sys.argv[1]));"
-        " print('there', flush=True); time.sleep(60)"
+        "import signal, sys; from workers.lifeline import Lifeline; Lifeline(int(sys.argv[1]));"
+        " print('there', flush=True); signal.pause()"
     )
     with ran(program, str(theirs), keep=(theirs,)) as process:
         os.close(theirs)
@@ -41,20 +41,19 @@ def test_a_process_dies_with_its_parent_before_anything_is_loaded() -> None:
 
 # An exception is ignored in a destructor: that the first one is lost there is what is tested.
 SWALLOWED = """
-import os, signal, time
+import signal
 from workers.lifeline import Terminated, leave_when_told
 class Closing:
     def __del__(self):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.01)
+        signal.raise_signal(signal.SIGTERM)
 leave_when_told()
 try:
     Closing()
-    time.sleep(60)
+    signal.pause()
 except Terminated:
     print("goodbye", flush=True)
-    os.kill(os.getpid(), signal.SIGTERM)  # it is on its way, and says its goodbye to the end
-    time.sleep(0.5)
+    signal.raise_signal(signal.SIGTERM)  # it is on its way, and says its goodbye to the end
+    signal.pause()  # until it is asked for again, by the alarm
     print("goodbye again", flush=True)
 """
 
