@@ -53,6 +53,12 @@ class Until:
             return f"accuracy {stats.accuracy:.3f}"
         return ""
 
+    @property
+    def by_accuracy_alone(self) -> bool:
+        """Whether it is never enough unless somebody evaluates."""
+        others = (self.updates, self.arrivals, self.seconds)
+        return self.target is not None and all(its is None for its in others)
+
     def share(self, stats: Stats, now: float) -> float:
         """How much of the way is gone, 0 to 1; the furthest of them."""
         ways = [

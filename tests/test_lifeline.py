@@ -60,8 +60,8 @@ except Terminated:
 
 def test_who_is_told_to_leave_leaves_though_something_swallows_it() -> None:
     with ran(SWALLOWED) as process:
-        out, _ = process.communicate(timeout=SECONDS)
-    assert out == "goodbye\ngoodbye again\n"
+        out, err = process.communicate(timeout=SECONDS)
+    assert (out, err) == ("goodbye\ngoodbye again\n", "")
     assert process.returncode == 0
 
 

@@ -44,6 +44,7 @@ def leave_when_told() -> None:
     """From now on, SIGTERM raises Terminated in the main thread, so that goodbyes are said."""
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _leave)
+    sys.unraisablehook = _ignored
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -52,3 +53,9 @@ def _leave(number: int, frame: FrameType | None) -> None:
     # Where Python ignores exceptions, as in a destructor, this one is lost: so once more, then.
     signal.setitimer(signal.ITIMER_REAL, AGAIN)
     raise Terminated
+
+
+def _ignored(what: "sys.UnraisableHookArgs") -> None:
+    # Of a Terminated that is lost nobody needs to hear: it comes again.
+    if what.exc_type is not Terminated:
+        sys.__unraisablehook__(what)
