@@ -50,7 +50,7 @@ from kardam.roll import Roll
 from kardam.rooms import Shelf
 from kardam.state import State, nbytes
 from kardam.stats import Stats
-from kardam.uploads import Upload, Uploads
+from kardam.uploads import Uploads
 
 # What the socket calls a peer; random at each connection, and nobody's identity.
 Peer = bytes
@@ -136,6 +136,8 @@ class Sessions:
         self._uploads = Uploads(descent.model.x.size, descent.f, terms.chunk)
         # Who asked for a model, and when.
         self._waiting: dict[WorkerId, tuple[Pull, float]] = {}
+        # When time last passed here.
+        self._ticked = now
         self._manifest = encode_manifest(terms.manifest)
         self._digest = digest(self._manifest)
         self._nbytes = descent.model.x.nbytes
@@ -243,12 +245,22 @@ class Sessions:
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: some are gone, some uploads are late."""
+        if now - self._ticked > MISSING:
+            self._excuse_silence(now - self._ticked, now)
+        self._ticked = now
         effects: list[Effect] = []
         for session in [s for s in self._sessions.values() if now - s.heard > GONE]:
             self._drop(session, "gone", now)
         for upload in self._uploads.late(now):
-            effects += self._abort(upload, "late", now)
+            self._uploads.give_up(upload)
+            effects += self._refuse(upload.worker, upload.push.ticket, "late", now)
         return effects + self._grant(now) + self._serve_waiting(now)
+
+    def _excuse_silence(self, seconds: float, now: float) -> None:
+        """This server was stopped, or stood before a slow disk: it does not know who was silent."""
+        for session in self._sessions.values():
+            session.heard = min(session.heard + seconds, now)
+        self._uploads.excuse(seconds, now)
 
     def drain(self, over: bool = True) -> None:
         """Lend no more models and begin no more uploads; those under way may finish. Unless it is
@@ -482,19 +494,18 @@ class Sessions:
 
     def _part(self, session: Session, part: Part, body: Bytes, now: float) -> list[Effect]:
         upload = self._uploads.under_way(session.worker, part.ticket)
+        if upload is None and self._uploads.behind(session.worker, part.ticket):
+            return []
         if upload is None:
             return self.violated(session.peer, session.key)
         if not upload.take(part, body, now):
-            return self._abort(upload, "malformed", now)
+            self._uploads.end(session.worker)
+            return self._refuse(session.worker, part.ticket, "malformed", now)
         self.stats.moved(len(body), 0, now)
         if (g := upload.complete) is None:
             return []
         self._uploads.end(session.worker)
         return [Judge(_gradient(session.worker, upload.push, g)), *self._grant(now)]
-
-    def _abort(self, upload: Upload, rule: str, now: float) -> list[Effect]:
-        self._uploads.end(upload.worker)
-        return self._refuse(upload.worker, upload.push.ticket, rule, now)
 
     def _refuse(self, worker: WorkerId, ticket: int, rule: str, now: float) -> list[Effect]:
         return self.judged(self.descent.refuse(worker, ticket, rule), now)

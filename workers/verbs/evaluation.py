@@ -10,8 +10,9 @@ from workers.swarm import EVALUATOR, Swarm
 # Seconds between two evaluations of the held-out data.
 EVALUATE_EVERY = 0.5
 
-# Seconds without a word from the server after which a process of ours gives up.
-PATIENCE = 30.0
+# Seconds without a word from the server after which a process of ours gives up: a disk may be slow,
+# or somebody has stopped it for a while. Where it dies, they end with it at once.
+PATIENCE = 600.0
 
 # Seconds that the newest model may wait for its evaluation at the end.
 EVALUATION_SECONDS = 10.0
