@@ -101,6 +101,8 @@ class Plan:
     `keys` is the folder of those who may come, under CURVE; where there is none, anybody may who
     reaches the port, and has a token.
 
+    `memory_limit` is so many MiB of the server's process, after which it closes its connections.
+
     `experiment` is the text of its file, `out` its directory. A run that goes on from a
     `checkpoint` does so in its own directory (`in_place`), or begins another one.
     """
@@ -121,3 +123,4 @@ class Plan:
     record: bool = False
     durable: bool = False
     keys: Path | None = None
+    memory_limit: int | None = None
