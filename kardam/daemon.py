@@ -216,7 +216,7 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
                 scribe = Scribe(sessions, records, plan.every, lambda: server.now, plan.durable)
                 sessions.descent.hear = scribe.hear
                 run = Run(server, plan.until, scribe, asked, key)
-                scribe.begin()
+                scribe.begin(folder.enrolled() if folder is not None else {})
                 async with _dashboard(run, door):
                     yield run
 

@@ -284,6 +284,11 @@ class Sessions:
         return self._roll.ring
 
     @property
+    def joined(self) -> int:
+        """How many tokens or places somebody got since this server began."""
+        return self.tokens.issues + self.ring.takes
+
+    @property
     def peers(self) -> Collection[Peer]:
         """Who said hello, and is not gone."""
         return self._sessions.keys()
