@@ -66,7 +66,8 @@ kardam.tape
 kardam.logs
 kardam.client  kardam.recipe  kardam.checkpoint  kardam.kits
 kardam.line  kardam.gate
-kardam.sessions  kardam.link  kardam.replay
+kardam.sessions
+kardam.exchange  kardam.link  kardam.replay
 kardam.roll
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.trusted

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kardam.exchange import Peer
 from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Vanish, Welcomed
 from kardam.messages import (
     Beat,
@@ -28,7 +29,6 @@ from kardam.messages import (
     WorkerId,
 )
 from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_down, encode
-from kardam.sessions import Peer
 from workers.crew import Member
 from workers.faults.clock import Clock
 from workers.faults.lines import Net, Socket
