@@ -2,7 +2,7 @@
 
 Whoever waits for an answer drives the socket; while the owner computes, the keeper does, so that
 training cannot silence it. A baton says whose turn it is: no answer passes from thread to thread.
-The only place, with server, where zmq enters. What is said, and when, is the link's.
+What is said, and when, is the link's; how the socket is made, the line's.
 """
 
 import json
@@ -26,13 +26,7 @@ from kardam.line import Line
 from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Vanish, Welcomed
 from kardam.messages import Books, Enrol, Enrolled, Gradient, Halt, Judged, Role
 from kardam.messages import Denied as DeniedMessage
-from kardam.protocol import (
-    PROTOCOL,
-    Bytes,
-    ProtocolError,
-    decode_down,
-    encode,
-)
+from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_down, encode
 from kardam.rooms import Desk
 
 log = logging.getLogger(__name__)
@@ -257,11 +251,8 @@ class Client:
         news, _ = item
         match news:
             case Welcomed():
-                self.terms, self.manifest, self.epoch = (
-                    news.terms,
-                    news.manifest,
-                    news.terms.epoch,
-                )
+                self.terms, self.manifest = news.terms, news.manifest
+                self.epoch = news.terms.epoch
             case DeniedMessage():
                 raise Denied(f"{self.endpoint}: {news.reason}")
             case Halt():
