@@ -1,5 +1,7 @@
 """kardam work: processes for somebody's server."""
 
+import contextlib
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,8 +13,8 @@ import click
 import uvloop
 
 from kardam import daemon
-from kardam.client import Client, check_endpoint, enrol, reach
-from kardam.errors import UsageError
+from kardam.client import Client, Halted, check_endpoint, enrol, reach
+from kardam.errors import KardamError, UsageError
 from kardam.keys import Keys, Pass
 from kardam.kits import visitors
 from kardam.messages import Enrolled
@@ -81,8 +83,10 @@ def work_command(
     if count < 1:
         raise UsageError(f"--count: expected at least 1, got {count}")
     endpoint, held = visitors(where, count, server_key, key or MY_KEY)
-    if not straggler >= 1:
+    if not 1 <= straggler < math.inf:
         raise UsageError(f"--straggler: expected a factor of at least 1, got {straggler}")
+    if not patience > 0:
+        raise UsageError(f"--patience: expected more than 0 seconds, got {patience:g}")
     kind = Member(0, factor=straggler, straggler=straggler > 1, **choices)
     without_sight(checked([kind]))
     reach(check_endpoint(endpoint), seconds=3.0)
@@ -121,10 +125,11 @@ async def _work(
                     click.echo(f"worker {name}: {fate}", err=True)
                 return max((fate.exit_code for fate in hands.deaths.values()), default=0)
     finally:
-        # What nobody came to fill is free for the next.
-        for place, keys in places:
-            with Client(endpoint, "worker", token=place.token, keys=keys, patience=PATIENCE):
-                pass
+        # What nobody came to fill is free for the next; if not at once, then after a minute.
+        with contextlib.suppress(KardamError, Halted):
+            for place, keys in places:
+                with Client(endpoint, "worker", token=place.token, keys=keys, patience=PATIENCE):
+                    pass
 
 
 def _agreed(knob: str, ours: str | None, theirs: str) -> str:
