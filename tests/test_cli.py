@@ -1,6 +1,7 @@
 """What a user can get wrong ends in one sentence and a numbered exit, never in a traceback."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -345,3 +346,16 @@ def test_a_parameter_without_annotation_is_read_as_what_its_default_is(
     assert {name: x.shape for name, x in load_file("x.safetensors").items()} == {
         "layer.weight": (3, 5)
     }
+
+
+def test_ctrl_c_ends_who_waits_for_a_place_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        door.settimeout(15)
+        where = f"tcp://127.0.0.1:{door.getsockname()[1]}"
+        line = [sys.executable, "-m", "workers", "work", where]
+        with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as waits:
+            door.accept()[0].close()  # whether somebody listens
+            with door.accept()[0]:  # and what is asked, which nobody answers
+                waits.send_signal(signal.SIGINT)
+                _, err = waits.communicate(timeout=15)
+    assert (waits.returncode, "Traceback" in err) == (130, False)
