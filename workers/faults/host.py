@@ -1,5 +1,5 @@
-"""A worker's process on virtual time: a real link and a real worker, where process and client are
-the shells. It may be stopped, killed and started again.
+"""A worker's process on virtual time: a real link and a real worker, where process, client and
+dealer are the shells. It may be stopped, killed and started again.
 
 Never in here: which faults there are, or what must hold under them.
 """
@@ -38,7 +38,7 @@ from workers.worker import Poison, Worker
 # Seconds between two looks at the clock: rarer than the shell's, for many seeds in little time.
 TICK = 0.5
 
-# As the client's.
+# As the dealer's.
 BACKOFF_FIRST, BACKOFF_LAST = 0.2, 5.0
 
 # What a life waits for: news of a kind, or seconds, in which news are noted (client.wait) ...
