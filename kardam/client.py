@@ -41,9 +41,12 @@ class Halted(Exception):
 
 def check_endpoint(endpoint: str) -> str:
     """The endpoint, if it is `tcp://host:port`. Raises UsageError."""
-    parts = urlsplit(endpoint)
     try:
-        good = parts.scheme == "tcp" and bool(parts.hostname) and parts.port is not None
+        parts = urlsplit(endpoint)
+        host, port = parts.hostname or "", parts.port
+        # Nothing before or after it, of which ZeroMQ would know nothing; and a name that can be.
+        whole = endpoint == f"tcp://{parts.netloc}" and "@" not in endpoint
+        good = whole and port is not None and bool(host.encode("idna"))
     except ValueError:
         good = False
     if not good:
