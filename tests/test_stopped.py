@@ -75,7 +75,7 @@ async def test_a_worker_that_is_stopped_mid_chunk_holds_up_nobody_and_comes_on_a
             with laborer(proxy.endpoint, house.tokens.issue(0)) as process:
 
                 def received() -> int:
-                    upload = house._uploads._uploads.get(0)
+                    upload = house.exchange.uploads._uploads.get(0)
                     return upload._received if upload is not None else 0
 
                 await until(lambda: received() > 0)
@@ -85,7 +85,7 @@ async def test_a_worker_that_is_stopped_mid_chunk_holds_up_nobody_and_comes_on_a
                         assert await asyncio.to_thread(answer, honest, g) == "admitted"
                     assert received() < 4 * D
                     await until(lambda: tally(server, 0).refused == {"late": 1})
-                    assert not house._uploads
+                    assert not house.exchange.uploads
                     assert await asyncio.to_thread(answer, honest, g) == "admitted"
                 before = tally(server, 0).admitted
                 await until(lambda: tally(server, 0).admitted > before)
