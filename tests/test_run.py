@@ -301,6 +301,7 @@ def test_an_evaluator_that_raises_is_told_of_at_once_and_the_run_goes_on_and_res
     assert more["held_out"][-1][0] > books["updates"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [("run", "--workers", "4"), ("serve", "--bind", "tcp://127.0.0.1:0")]
 )
@@ -316,6 +317,7 @@ def test_a_run_to_an_accuracy_that_nobody_measures_any_more_ends_and_says_why(
     assert f"ended: stalled: {why}: the weather is bad" in err
 
 
+@pytest.mark.slow
 def test_an_evaluator_that_finds_nan_is_no_news_for_training(tmp_path: Path) -> None:
     (tmp_path / "fragile.py").write_text(FRAGILE)
     (tmp_path / "broken").write_text("nan")
