@@ -33,6 +33,9 @@ PILES: dict[str, slice | list[int]] = {
     "two that lie a row apart": [5, 5 + K // ROWS],
     "every coordinate of one place": slice(3, None, RUN),
     "every coordinate of one bucket": slice(3, None, K // ROWS),
+    "the same place of lines in a row": slice(3, RUN, K // ROWS),
+    "one line": slice(K // ROWS),
+    "two lines in a row": slice(2 * K // ROWS),
     "one run": slice(RUN),
     "64 in a row": slice(1000, 1064),
     "everything": slice(None),
@@ -153,6 +156,22 @@ def test_a_restored_lens_makes_the_same_traces_and_another_secret_others() -> No
     assert trace(one, v).tobytes() != trace(other, v).tobytes()
     other.restore(one.state())
     assert trace(one, v).tobytes() == trace(other, v).tobytes()
+
+
+def test_a_sketch_of_another_kind_is_refused_and_not_compared() -> None:
+    of_before = {"secret": LENSES[0].state()["secret"]}
+    with pytest.raises(UsageError, match=r"--memory: expected sketches of kind 2, got .* 1, which"):
+        LENSES[0].restore(of_before)
+
+
+def test_what_was_looked_at_before_leaves_nothing_in_a_sketch() -> None:
+    v, lens = piled("everything", "noise"), Sketched(D, K, 1)
+    lens.look(piled("everything", "heavy-tailed"))
+    lens.look(np.full(D, math.nan, np.float32))
+    kept = trace(lens, v)
+    assert kept.tobytes() == trace(Sketched(D, K, 1), v).tobytes()
+    lens.look(piled("one run", "constant"))
+    assert kept.tobytes() == trace(Sketched(D, K, 1), v).tobytes()
 
 
 def test_a_vector_that_is_no_longer_than_its_sketch_is_remembered_itself() -> None:
