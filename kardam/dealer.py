@@ -12,7 +12,7 @@ import zmq
 
 from kardam.errors import Unreachable
 from kardam.keys import Keys
-from kardam.line import Line
+from kardam.line import READABLE, Line, readable, receive, send
 from kardam.link import Action, Link, News, Reconnect, Say, Tell, Vanish
 from kardam.protocol import Bytes, ProtocolError, decode_down, encode
 
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 # Between reconnections, seconds: doubling from the first to the last, and up to twice by jitter.
 BACKOFF_FIRST, BACKOFF_LAST = 0.2, 5.0
 
-# Flags as plain numbers; see kardam.router.
-NOW, READABLE, WRITABLE = int(zmq.NOBLOCK), int(zmq.POLLIN), int(zmq.POLLOUT)
+# A plain number; see kardam.line.
+WRITABLE = int(zmq.POLLOUT)
 
 # Seconds without a turn, in which it was this process that was stopped, and not the server silent.
 STOPPED = 1.0
@@ -75,16 +75,18 @@ class Dealer:
         """
         if self._line is None and time.monotonic() >= self._open_at:
             self._open(time.monotonic())
-        readable = self._wait(seconds)
+        heard = self._wait(seconds)
         now = time.monotonic()
         if (stopped := now - self._turned) > STOPPED:
             self._heard = max(self._heard, min(self._heard + stopped, now))
         self._turned = now
-        while readable:
+        more = heard
+        while more:
             self._read(now)
-            readable = self._wait(0)
+            more = self._line is not None and readable(self._line.socket)
         if self._line is not None:
-            if (failure := self._line.failure()) is not None:
+            # A line that brings something has not failed.
+            if not heard and (failure := self._line.failure()) is not None:
                 self._close(linger=0)
                 raise failure
             self._do(self._link.tick(now), now)
@@ -112,9 +114,9 @@ class Dealer:
 
     def _read(self, now: float) -> None:
         assert self._line is not None  # it is readable
-        frames = self._line.socket.recv_multipart(NOW, copy=False)
+        frames = receive(self._line.socket)
         try:
-            message, body = decode_down([frame.buffer for frame in frames])
+            message, body = decode_down(frames)
             actions = self._link.receive(message, body, now)
         except ProtocolError as error:
             log.warning("%s sent what is no message: %s", self._endpoint, error)
@@ -144,7 +146,7 @@ class Dealer:
     def _flush(self) -> None:
         while self._line is not None and self._outbox:
             try:
-                self._line.socket.send_multipart(self._outbox[0], NOW, copy=False)
+                send(self._line.socket, self._outbox[0])
             except zmq.Again:
                 return
             self._outbox.popleft()

@@ -6,13 +6,12 @@ Never in here: what becomes of them, or when they were.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kardam.messages import Gradient, Verdict, WorkerId
 
 
-@dataclass(frozen=True, slots=True)
-class Lending:
+class Lending(NamedTuple):
     """The newest model was lent, under this ticket."""
 
     worker: WorkerId
@@ -44,8 +43,7 @@ class Turning:
     how: Literal["vacate", "begin", "excuse"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Receiving:
+class Receiving(NamedTuple):
     """A gradient was judged."""
 
     gradient: Gradient

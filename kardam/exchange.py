@@ -4,7 +4,8 @@ Who waits for a model, whose vectors need not travel; `uploads` knows what is on
 in here: who anybody is (a hello, a token, a key), or what a gradient is worth.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from kardam.descent import Descent
 from kardam.messages import (
@@ -31,8 +32,7 @@ from kardam.uploads import Uploads
 Peer = bytes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Send:
+class Send(NamedTuple):
     """To do: send this message to this peer."""
 
     peer: Peer
@@ -40,8 +40,7 @@ class Send:
     body: Bytes = b""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Judge:
+class Judge(NamedTuple):
     """To do: have this gradient judged, and tell `judged` the verdict."""
 
     gradient: Gradient
@@ -131,7 +130,7 @@ class Exchange:
 
     def serve(self, now: float) -> list[Effect]:
         """Lend to all who wait and need wait no longer."""
-        if not self.quorate:
+        if not (self._waiting and self.quorate):
             return []
         self._excuse()
         effects: list[Effect] = []
@@ -253,22 +252,26 @@ class Exchange:
                 # What it had was for that gradient; both sides must agree.
                 self.uploads.spend(verdict.worker)
             credit = delivered and not partner.shared and self.uploads.credit(verdict.worker)
+            lent: int | None = None
+            place: int | None = None
+            parts = 0
+            body: Bytes = b""
+            match effects:
+                # One message for both, where the model need not be waited for.
+                case [Send(partner.peer, Lent(lent, _, parts, place), body), *effects]:
+                    pass
+                case _:
+                    pass
             told = Judged(
                 ticket=verdict.ticket,
                 admitted=verdict.admitted,
                 rule=verdict.rule,
                 version=verdict.updates,
                 credit=credit,
-                lent=None,
-                parts=0,
+                lent=lent,
+                parts=parts,
+                place=place,
             )
-            body: Bytes = b""
-            match effects:
-                case [Send(peer=partner.peer, message=Lent() as lent, body=body), *effects]:
-                    # One message for both, where the model need not be waited for.
-                    told = replace(told, lent=lent.ticket, parts=lent.parts, place=lent.place)
-                case _:
-                    pass
             effects = [Send(partner.peer, told, body), *effects]
         # In rounds, others may have waited for the update that this one made.
         return effects + self.grant(now) + self.serve(now)

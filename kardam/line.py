@@ -4,12 +4,14 @@ words.
 Never in here: what is said on it.
 """
 
+from collections.abc import Sequence
+
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from kardam.errors import Denied, KardamError, Unreachable
 from kardam.keys import Keys
-from kardam.protocol import DOCUMENT_BYTES_MAX, HEADER_BYTES_MAX
+from kardam.protocol import DOCUMENT_BYTES_MAX, HEADER_BYTES_MAX, Bytes
 
 # TCP's own, and ZeroMQ's, sign of life: for lines that die in silence. Generous, since the
 # protocol beats too, and since a beat waits behind a chunk on a slow line.
@@ -29,7 +31,32 @@ REFUSED = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 MISMATCH = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 HUNG_UP = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
 
-READABLE, NOW = int(zmq.POLLIN), int(zmq.NOBLOCK)
+# Flags as plain numbers: pyzmq's own, which are enumerations, cost a microsecond each to combine.
+READABLE, NOW, MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+
+
+def readable(socket: zmq.Socket[bytes]) -> bool:
+    """Whether a message is there, in two thirds of the time of a poll that does not wait."""
+    return bool(int(socket.get(zmq.EVENTS)) & READABLE)
+
+
+def send(socket: zmq.Socket[bytes], frames: Sequence[Bytes]) -> None:
+    """One message, the last frame without a copy if it is long. Frame by frame: send_multipart
+    takes 16 microseconds for two, and this 8. Raises zmq.Again where there is no room.
+    """
+    for frame in frames[:-1]:
+        socket.send(frame, MORE)
+    socket.send(frames[-1], NOW, copy=False)
+
+
+def receive(socket: zmq.Socket[bytes]) -> list[memoryview]:
+    """The frames of the message that is there; in half of the time of recv_multipart."""
+    frames, more = list[memoryview](), True
+    while more:
+        frame = socket.recv(NOW, copy=False)
+        frames.append(frame.buffer)
+        more = frame.more
+    return frames
 
 
 class Line:

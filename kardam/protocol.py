@@ -222,20 +222,28 @@ def _items(field: str, item: Check, within: Within) -> Check:
 
 
 def _exactly(field: str, kind: type, within: Within | None) -> Check:
-    size: Callable[[Any], float] = len if kind is str else float
+    low, high = (within.low, within.high) if within is not None else (-math.inf, math.inf)
 
     def check(value: Any) -> Any:
         # Not isinstance: True is an int, and a peer must not choose.
-        if type(value) is not kind:
-            raise _Wrong(f"{field} is a {type(value).__name__}, expected {kind.__name__}")
-        if within is not None and not within.low <= size(value) <= within.high:
-            raise _Wrong(f"{field} is outside [{within.low}, {within.high}]")
+        came = type(value)
+        if came is not kind:
+            raise _Wrong(f"{field} is a {came.__name__}, expected {kind.__name__}")
+        if within is not None and not low <= value <= high:
+            raise _Wrong(f"{field} is outside [{low}, {high}]")
+        return value
+
+    def check_text(value: Any) -> Any:
+        if type(value) is not str:
+            raise _Wrong(f"{field} is a {type(value).__name__}, expected str")
+        if not low <= len(value) <= high:
+            raise _Wrong(f"{field} is outside [{low}, {high}]")
         # It may come to stand in somebody's terminal, where some characters are commands.
-        if isinstance(value, str) and not value.isprintable():
+        if not value.isprintable():
             raise _Wrong(f"{field} has characters that cannot be printed")
         return value
 
-    return check
+    return check_text if kind is str else check
 
 
 def _name(kind: type) -> str:

@@ -84,7 +84,7 @@ class Crowd:
 
 def said(verdict: Verdict) -> str:
     """All of it but the ticket: loans to others are numbered, too."""
-    return repr({name: getattr(verdict, name) for name in Verdict.__slots__ if name != "ticket"})
+    return repr({name: getattr(verdict, name) for name in Verdict._fields if name != "ticket"})
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ from workers.tasks import SPLITS, TASKS
 __all__ = ["command"]
 
 # What a verdict may know, or not.
-NUMBERS = [field.name for field in fields(Verdict) if field.type is float]
+NUMBERS = [name for name, kind in Verdict.__annotations__.items() if kind is float]
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
