@@ -18,7 +18,7 @@ from kardam.errors import UsageError
 from kardam.events import Forgetting, Hear, Lending, Receiving, Refusing, Turning, unheard
 from kardam.gathering import Buffered, Gathering, OnArrival, weighted
 from kardam.growth import Change, Evidence, History, Trace
-from kardam.lens import Exact, Lens, Step
+from kardam.lens import Exact, Lens, Look, Step
 from kardam.messages import UNASKED, Gradient, HandOut, Model, Refusal, Vector, Verdict, WorkerId
 from kardam.optimizers import SGD, Optimizer
 from kardam.probation import Probation
@@ -244,7 +244,7 @@ class Descent(Stateful):
         weight = dampening * self.filter.scale(evidence)
         self.filter.admit(evidence)
         if self.gathering.alone:
-            self._step(gradient.g, weight, evidence.g)
+            self._step(gradient.g, weight, Look(evidence.g, evidence.norm))
         elif (g := self.gathering.add(gradient.worker, gradient.g, weight)) is not None:
             self._step(g)
         return self._verdict(gradient, None, loan, evidence, weight, dampening=dampening)
@@ -258,14 +258,14 @@ class Descent(Stateful):
             self._step(median)
         return self._verdict(gradient, None, loan, evidence, weight=1.0, rule="startup")
 
-    def _step(self, g: Vector, weight: float = 1.0, trace: Trace | None = None) -> None:
-        """Move the model by weight g; of g there may be a trace."""
+    def _step(self, g: Vector, weight: float = 1.0, look: Look | None = None) -> None:
+        """Move the model by weight g, at which there may have been a look."""
         t, x = self.model.version, self.model.x
         gamma, step = self.rate(t), None
         if self.optimizer.linear:
             # The weight of g is one of the rate, which costs no pass over g.
             gamma *= weight
-            step = Step(-gamma, trace) if trace is not None else None
+            step = Step(-gamma, *look) if look is not None else None
         else:
             g = weighted(g, weight)
         self.model = Model(t + 1, _sealed(self.optimizer.step(x, g, gamma, self._room())))

@@ -43,10 +43,11 @@ class Look(NamedTuple):
 
 
 class Step(NamedTuple):
-    """c g, by a trace of g."""
+    """c g, by a trace of g, and ||g||."""
 
     c: float
     g: Trace
+    norm: float
 
 
 class Lens(Protocol):
@@ -152,7 +153,7 @@ class Sketched:
 
     def follow(self, trace: Trace, x: Vector, y: Vector, step: Step | None) -> Trace:
         # In float64: a sum of very many short steps.
-        if step is not None and abs(step.c) * norm(step.g) > LONG * norm(trace):
+        if step is not None and abs(step.c) * step.norm > LONG * norm(trace):
             return trace + step.c * step.g.astype(np.float64)
 
         # Two sketches would be subtracted with the rounding error of sums as long as x, 1e-7 ||x||.

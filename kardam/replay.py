@@ -6,7 +6,7 @@ Never in here: a file, a clock, or a model that was not.
 from kardam.descent import Descent
 from kardam.errors import Different
 from kardam.events import Event, Forgetting, Lending, Receiving, Refusing, Turning
-from kardam.growth import Trace
+from kardam.lens import Look
 from kardam.messages import Vector, Verdict
 
 
@@ -58,5 +58,5 @@ class Bystander(Descent):
             self._trace = self._lens.follow(self._trace, self.model.x, other.model.x, None)
             self.model = other.model
 
-    def _step(self, g: Vector, weight: float = 1.0, trace: Trace | None = None) -> None:
+    def _step(self, g: Vector, weight: float = 1.0, look: Look | None = None) -> None:
         """Its updates are judgement alone."""

@@ -134,7 +134,7 @@ class Server:
                 self._enroll()
                 self._do(self.sessions.tick(self.now))
                 self._router.forget_all_but(self.sessions.peers)
-                self._look()
+                self._wake()
                 self._complain()
                 self._see_to_junk()
             self._crashed.result()
@@ -185,10 +185,11 @@ class Server:
         self._watch.relieved()
         self.relieved += 1
         self._complaints.add(f"connections closed, since {why}")
-        self._look()
+        self._wake()
 
     def _wake(self) -> None:
-        # Where more was left it is our turn anyway, and twice in a round of the loop is too much.
+        # Where more was left it is our turn anyway. A second look on its way would ask for a third,
+        # and so on: as long as there is work, everybody else would wait for all of them.
         if not self._more:
             self._look()
 
@@ -201,7 +202,9 @@ class Server:
             more = self._gate is not None and self._gate.look(self.now)
             if self._router.look() or more:
                 self._more = True
-                self._loop.call_soon(self._look)
+                # Not in the next round of the loop, but in that after it: whoever became ready
+                # while we looked has his turn before the next look, and not after it.
+                self._loop.call_soon(self._loop.call_soon, self._look)
             self._release()
         except Exception as error:
             self._crashed.set_exception(error)

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import uvloop
 import zmq
 
 from kardam import daemon
+from kardam import server as server_module
 from kardam.client import Client, Halted, check_endpoint, enrol, reach
 from kardam.errors import Denied, Unreachable, UsageError
 from kardam.keys import Pass, published
@@ -195,6 +197,36 @@ async def test_a_peer_that_never_reads_holds_up_nobody_and_little_memory() -> No
             g = np.ones(d, np.float32)
             assert await asyncio.to_thread(answer, client, g) == "admitted"
             assert all(len(messages) <= BACKLOG_MAX for messages in waiting.values())
+
+
+@on_both_loops
+async def test_others_have_their_turn_before_the_next_look_however_long_there_is_work() -> None:
+    ticks = looks = 0
+    with patch.object(server_module, "TICK", 0.0):
+        async with serve(sessions(), ANY_PORT) as server:
+            tick = server.sessions.tick
+
+            def ticked(now: float) -> Any:
+                nonlocal ticks
+                ticks += 1
+                return tick(now)
+
+            def busy() -> bool:
+                nonlocal looks
+                looks += 1
+                return True
+
+            with (
+                patch.object(server.sessions, "tick", ticked),
+                patch.object(server._router, "look", busy),
+            ):
+                # Each of these finds that there is more to read than could be read.
+                await until(lambda: ticks > 20)
+                ticked_before, looked_before = ticks, looks
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                assert ticks > ticked_before
+                assert 20 <= looks - looked_before <= 60
 
 
 @on_both_loops
