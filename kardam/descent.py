@@ -135,7 +135,10 @@ class Descent(Stateful):
 
     def lent(self, worker: WorkerId, ticket: int) -> Loan | None:
         """The open loan of this worker under this ticket, if there is one."""
-        return next((loan for loan in self._lent[worker] if loan.ticket == ticket), None)
+        for loan in self._lent[worker]:
+            if loan.ticket == ticket:
+                return loan
+        return None
 
     def forget(self, worker: WorkerId, but: tuple[int, ...] = ()) -> None:
         """Close this worker's loans, except those under the tickets `but`."""

@@ -73,8 +73,11 @@ _BODY_BYTES_MAX: dict[type, int] = {
 
 def encode(message: Message, body: Bytes = b"") -> list[Bytes]:
     """The frames of a message: its header, and its body where it has one."""
-    fields = {field: getattr(message, field) for field in _CHECKS[type(message)]}
-    header = msgpack.packb({"kind": _name(type(message)), **fields})
+    kind = type(message)
+    fields: dict[str, Any] = {"kind": _NAMES[kind]}
+    for field in _CHECKS[kind]:
+        fields[field] = getattr(message, field)
+    header = msgpack.packb(fields)
     return [header, body] if len(body) else [header]
 
 
@@ -112,7 +115,7 @@ def _decode(frames: Sequence[Bytes], kinds: dict[str, type]) -> tuple[Any, Bytes
         came = ", ".join(map(_told, list(fields)[:8]))
         raise ProtocolError(f"{name}: fields {came}, expected {', '.join(checks)}")
     try:
-        return kind(**{field: check(fields[field]) for field, check in checks.items()}), body
+        return kind(*[check(fields[field]) for field, check in checks.items()]), body
     except _Wrong as wrong:
         raise ProtocolError(f"{name}: {wrong}") from None
 
@@ -255,6 +258,8 @@ def _kinds(union: Any) -> dict[str, type]:
 
 
 _UP, _DOWN = _kinds(Up), _kinds(Down)
+_NAMES = {kind: name for name, kind in (_UP | _DOWN).items()}
+# In the order of the fields.
 _CHECKS: dict[type, dict[str, Check]] = {
     kind: {
         field: _check(field, hint)
