@@ -192,19 +192,13 @@ function workers() {
     ? `${rows.length} of ${books.of_workers} workers: who is said to lie, and who stands out, first` : "");
 }
 
-function why({value, low, high}) {
-  if (value == null && high == null) return "";
-  const [seen, least, most] = [value, low, high].map(v => v == null ? "∞" : number(v));
-  return high != null && value != null && value < low ? `${seen} is less than ${least}` : `${seen} is more than ${most}`;
-}
-
 function refusals() {
   $("refusals").tBodies[0].replaceChildren(...books.refusals.map(its => {
     const line = element("tr");
     line.append(
       element("td", duration(its.seconds), "number"), element("td", its.worker, "number"),
-      element("td", its.rule), element("td", why(its)),
       element("td", its.staleness < 0 ? "–" : its.staleness, "number"),
+      element("td", its.rule), element("td", its.why, "why"),
     );
     return line;
   }));
