@@ -42,6 +42,7 @@ class Terminated(SystemExit):
 
 def leave_when_told() -> None:
     """From now on, SIGTERM raises Terminated in the main thread, so that goodbyes are said."""
+    sys.unraisablehook = _lost
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _leave)
 
@@ -52,3 +53,9 @@ def _leave(number: int, frame: FrameType | None) -> None:
     # Where Python ignores exceptions, as in a destructor, this one is lost: so once more, then.
     signal.setitimer(signal.ITIMER_REAL, AGAIN)
     raise Terminated
+
+
+def _lost(what: "sys.UnraisableHookArgs") -> None:
+    """Nothing to tell of, since it comes again; whatever else is lost, Python tells of."""
+    if not isinstance(what.exc_value, Terminated):
+        sys.__unraisablehook__(what)
