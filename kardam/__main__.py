@@ -19,6 +19,7 @@ import click
 from kardam import __version__
 from kardam.errors import EXIT_CODES, KardamError
 from kardam.help import Ordered
+from kardam.spec import blamed
 from kardam.verbs.checkpoint import checkpoint_group
 from kardam.verbs.explain import explain_command
 from kardam.verbs.keys import keys_group
@@ -71,9 +72,13 @@ def entry(command: click.Command) -> NoReturn:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
-    except KardamError as error:
-        click.echo(f"kardam: {error}", err=True)
-        sys.exit(error.code)
+    except Exception as error:
+        told = error if isinstance(error, KardamError) else blamed(error)
+        if told is None:
+            raise
+        logging.getLogger("kardam").debug("what was raised:", exc_info=error)
+        click.echo(f"kardam: {told}", err=True)
+        sys.exit(told.code)
     sys.exit(0)
 
 
