@@ -199,7 +199,6 @@ def main(lifeline: Lifeline) -> None:
     # What a task prints is the user's; our own words have a descriptor of their own.
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and decides
     torch.set_num_threads(1)
     pages.keep()  # the children's, too
     way = socket.socket(fileno=int(sys.argv[2]))

@@ -14,7 +14,7 @@ import uvloop
 from kardam.doctor import endpoint as afar
 from kardam.doctor import machine
 from kardam.doctor.finding import Finding, fail, ok, warn
-from kardam.errors import KardamError
+from kardam.errors import Interrupted, KardamError
 from kardam.flags import RUNS, json_option
 from kardam.plan import Every, Plan, Until
 from kardam.recipe import Recipe
@@ -89,10 +89,14 @@ def _self_test() -> Finding:
         )
         try:
             outcome = uvloop.run(run(plan, members, quiet=True))
+        except Interrupted:
+            raise
         except KardamError as error:
             return fail(
                 "self-test", str(error), "mend the first line above that is not ok", error.code
             )
+    if outcome.ending.interrupted:
+        raise Interrupted(f"{outcome.ending.why} in the self-test", outcome.ending.code)
     books = outcome.books
     told = f"{N} workers, {books['delivered']} gradients over TCP in {books['seconds']:.1f} s"
     if outcome.code:
