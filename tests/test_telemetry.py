@@ -265,6 +265,12 @@ def test_a_browser_sees_a_liar_being_caught_and_a_lost_connection(tmp_path: Path
             asked: list[str] = []
             page.on("request", lambda request: asked.append(request.url))
             page.goto(link)
+            page.locator("#growth").wait_for()
+            keyless = browser.new_page()
+            keyless.goto(link.partition("#")[0])
+            keyless.locator("#lost", has_text="needs its key").wait_for()
+            assert not keyless.locator("main").is_visible()
+            keyless.close()
             liars = page.locator("#workers tr.liar.refused")
             liars.nth(2).wait_for()
             assert page.locator("#workers tbody tr").count() == 10
