@@ -42,11 +42,11 @@ from bench.scale import table
 from bench.throughput import FORK, heard, start
 from bench.wires import DEFAULT_WIDE, gradients, kardam, serving
 from kardam.client import Client
+from kardam.exchange import Judge
 from kardam.link import Link, Say
 from kardam.messages import Beat, Pull
 from kardam.protocol import encode
 from kardam.server import Server
-from kardam.sessions import Judge
 
 SAMPLES = 200
 MANY = 50

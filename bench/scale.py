@@ -230,7 +230,7 @@ def settled() -> dict[str, int]:
 def _fresh(workers: int, shares: bool, ready: Callable[[Any], None]) -> None:
     async def forever() -> None:
         async with serving(LONG, workers, DEFAULT_WIDE, shares) as (server, where):
-            ready((where, settled(), server.sessions._uploads.budget))
+            ready((where, settled(), server.sessions.exchange.uploads.budget))
             await asyncio.Event().wait()
 
     uvloop.run(forever())

@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +236,7 @@ async def serving(
         door.listen(workers)
         if shares:
             shelf = SharedShelf(d, workers)
-            sessions.share(shelf)
+            sessions.exchange.share(shelf)
             threading.Thread(target=_admit, args=(door, shelf), daemon=True).start()
         async with (
             served(sessions, "tcp://127.0.0.1:0", settle=settle) as server,
@@ -276,7 +276,7 @@ def primed(d: int, workers: int, filter: str) -> Sessions:
     recipe = Recipe.of(n, 1, filter=filter, rate=f"constant:gamma={GAMMA}")
     manifest = Manifest((("x", (d,)),))
     sessions = daemon.house(recipe, np.zeros(d, np.float32), manifest, seed=1, task="")
-    sessions.terms = replace(sessions.terms, quorum=1)
+    sessions.exchange.quorum = 1
     descent = sessions.descent
     pools = [gradients(index, d) for index in range(n)]
     # A start-up of one or two updates, and a pair of answers of each that is apart by one.

@@ -84,9 +84,9 @@ def save(folder: Path, manifest: Manifest, x: Vector, state: State) -> None:
         save_file(vectors.named, beside / VECTORS)
         (beside / PLAIN).write_text(plain)
         for path in (*beside.iterdir(), beside):
-            _flush(path)
+            fsync(path)
         beside.rename(folder)
-        _flush(folder.parent)
+        fsync(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise Unwritable(f"{folder}: no checkpoint could be written: {error}") from error
@@ -215,8 +215,8 @@ def _put_back(tree: Any, vectors: Mapping[str, np.ndarray[Any, Any]]) -> Any:
             return tree
 
 
-def _flush(path: Path) -> None:
-    """On the disk, and not only on its way there."""
+def fsync(path: Path) -> None:
+    """What a file holds, or which names a folder has, is on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

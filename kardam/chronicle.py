@@ -146,15 +146,22 @@ class Person(NamedTuple):
 
 
 def people(run: Path) -> dict[int, Person]:
-    """Who is said to be what, by the summary, or the newest checkpoint of a run that has none."""
+    """Who is said to be what, by the summary, or the newest checkpoint of a run that has none.
+
+    Raises UsageError where that is not as kardam writes it.
+    """
     rows: list[Any] = []
     newest = checkpoint.newest(run / CHECKPOINTS)
-    if (run / SUMMARY).is_file():
-        rows = json.loads((run / SUMMARY).read_text())["workers"]
-    elif newest is not None:
-        told = json.loads((newest / PLAIN).read_text())["sessions"].get("stats", {"workers": []})
-        rows = [{"worker": worker, **row} for worker, row in told["workers"]]
-    return {row["worker"]: Person(row["label"], row["byzantine"]) for row in rows}
+    try:
+        if (run / SUMMARY).is_file():
+            rows = json.loads((run / SUMMARY).read_text())["workers"]
+        elif newest is not None:
+            told = json.loads((newest / PLAIN).read_text())["sessions"]
+            workers = told.get("stats", {"workers": []})["workers"]
+            rows = [{"worker": worker, **row} for worker, row in workers]
+        return {row["worker"]: Person(row["label"], row["byzantine"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{run}: not as kardam writes a run: {error!r}") from error
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,12 +1,11 @@
-"""A DEALER socket around a Link, with blocking calls, and a thread that keeps it alive meanwhile.
+"""A server to whoever works for it or asks: blocking calls, and a thread that keeps them alive.
 
 Whoever waits for an answer drives the socket; while the owner computes, the keeper does, so that
 training cannot silence it. A baton says whose turn it is: no answer passes from thread to thread.
-The only place, with server, where zmq enters. What is said, and when, is the link's.
+What is said, and when, is the link's; how it is carried, the dealer's.
 """
 
 import json
-import logging
 import random
 import socket
 import threading
@@ -20,36 +19,20 @@ from urllib.parse import urlsplit
 import zmq
 
 from kardam import __version__
+from kardam.dealer import Dealer
 from kardam.errors import Denied, Unreachable, UsageError
 from kardam.keys import Keys
 from kardam.line import Line
-from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Vanish, Welcomed
+from kardam.link import Action, Lease, Link, News, Welcomed
 from kardam.messages import Books, Enrol, Enrolled, Gradient, Halt, Judged, Role
 from kardam.messages import Denied as DeniedMessage
-from kardam.protocol import (
-    PROTOCOL,
-    Bytes,
-    ProtocolError,
-    decode_down,
-    encode,
-)
+from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_down, encode
 from kardam.rooms import Desk
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=News)
 
 # Seconds between two looks at the socket and the clock while the owner computes.
 TICK = 0.1
-
-# Between reconnections, seconds: doubling from the first to the last, and up to twice by jitter.
-BACKOFF_FIRST, BACKOFF_LAST = 0.2, 5.0
-
-# Flags as plain numbers; see kardam.server.
-NOW, READABLE, WRITABLE = int(zmq.NOBLOCK), int(zmq.POLLIN), int(zmq.POLLOUT)
-
-# Last words have this long, in milliseconds.
-LINGER_MS = 1000
 
 
 class Halted(Exception):
@@ -58,9 +41,12 @@ class Halted(Exception):
 
 def check_endpoint(endpoint: str) -> str:
     """The endpoint, if it is `tcp://host:port`. Raises UsageError."""
-    parts = urlsplit(endpoint)
     try:
-        good = parts.scheme == "tcp" and bool(parts.hostname) and parts.port is not None
+        parts = urlsplit(endpoint)
+        host, port = parts.hostname or "", parts.port
+        # Nothing before or after it, of which ZeroMQ would know nothing; and a name that can be.
+        whole = endpoint == f"tcp://{parts.netloc}" and "@" not in endpoint
+        good = whole and port is not None and bool(host.encode("idna"))
     except ValueError:
         good = False
     if not good:
@@ -142,7 +128,7 @@ class Client:
         chance = random.Random()
         self._link = Link(role, token, lambda: 0.8 + 0.4 * chance.random(), label, byzantine, desk)
         self._news: deque[tuple[News, Bytes] | BaseException] = deque()
-        self._wire = _Wire(
+        self._dealer = Dealer(
             self.endpoint, keys, self._link, self._news.append, lambda: 1 + chance.random()
         )
         self._baton = threading.Lock()
@@ -152,7 +138,7 @@ class Client:
     # --- the owner's side ---
 
     def __enter__(self) -> Self:
-        self._wire.begin()
+        self._dealer.begin()
         self._keeper.start()
         try:
             self._await(Welcomed)
@@ -175,7 +161,7 @@ class Client:
         if self._keeper.ident is not None:
             self._keeper.join()
             with self._baton:
-                self._wire.end()
+                self._dealer.end()
 
     def pull(self) -> Lease:
         """The newest model."""
@@ -219,7 +205,7 @@ class Client:
 
     def _wish(self, wish: Callable[[float], list[Action]]) -> None:
         with self._baton:
-            self._wire.wish(wish)
+            self._dealer.wish(wish)
 
     def _await(self, kind: type[T]) -> tuple[T, Bytes]:
         """The next news of this kind; welcomes on the way are noted, ends are raised."""
@@ -236,7 +222,7 @@ class Client:
             raise Halted("this client was closed")
         with self._baton:
             if not self._news:
-                self._wire.turn(seconds, self.patience)
+                self._dealer.turn(seconds, self.patience)
 
     def _keep(self) -> None:
         """Drive the wire now and then while its owner computes."""
@@ -245,7 +231,7 @@ class Client:
                 # Who holds the baton drives.
                 if self._baton.acquire(blocking=False):
                     try:
-                        self._wire.turn(0, self.patience)
+                        self._dealer.turn(0, self.patience)
                     finally:
                         self._baton.release()
         except BaseException as error:
@@ -257,11 +243,8 @@ class Client:
         news, _ = item
         match news:
             case Welcomed():
-                self.terms, self.manifest, self.epoch = (
-                    news.terms,
-                    news.manifest,
-                    news.terms.epoch,
-                )
+                self.terms, self.manifest = news.terms, news.manifest
+                self.epoch = news.terms.epoch
             case DeniedMessage():
                 raise Denied(f"{self.endpoint}: {news.reason}")
             case Halt():
@@ -269,127 +252,3 @@ class Client:
             case Lease() | Judged() | Books():
                 pass
         return item
-
-
-class _Wire:
-    """The socket, for one thread at a time."""
-
-    def __init__(
-        self,
-        endpoint: str,
-        keys: Keys | None,
-        link: Link,
-        tell: Callable[[tuple[News, Bytes]], None],
-        backoff: Callable[[], float],
-    ) -> None:
-        self._endpoint = endpoint
-        self._keys = keys
-        self._link = link
-        self._tell = tell
-        self._backoff = backoff
-        self._line: Line | None = None
-        self._outbox: deque[list[Bytes]] = deque()
-        self._heard = 0.0
-        # Whether the server has ever answered.
-        self._welcome = False
-        self._failures = 0
-        self._open_at = 0.0
-
-    def begin(self) -> None:
-        """Be ready for the first turn."""
-        self._context = zmq.Context()
-        self._heard = time.monotonic()
-
-    def wish(self, wish: Callable[[float], list[Action]]) -> None:
-        """Do what the link makes of the owner's wish."""
-        now = time.monotonic()
-        self._do(wish(now), now)
-        self._flush()
-
-    def turn(self, seconds: float, patience: float) -> None:
-        """Hear what comes within so many seconds, until something came, and see to what is due.
-
-        Raises Unreachable when the server has been silent for `patience`.
-        """
-        if self._line is None and time.monotonic() >= self._open_at:
-            self._open(time.monotonic())
-        readable = self._wait(seconds)
-        now = time.monotonic()
-        while readable:
-            self._read(now)
-            readable = self._wait(0)
-        if self._line is not None:
-            if (failure := self._line.failure()) is not None:
-                self._close(linger=0)
-                raise failure
-            self._do(self._link.tick(now), now)
-        self._flush()
-        if now - self._heard > patience:
-            self._close(linger=0)
-            raise Unreachable(
-                f"{self._endpoint}: nothing heard for {patience:g} s; is a kardam server there?"
-            )
-
-    def end(self) -> None:
-        """Say goodbye where somebody listens, and let go."""
-        if self._line is not None:
-            self.wish(lambda now: self._link.bye())
-            self._close(LINGER_MS)
-        self._context.term()
-
-    def _wait(self, seconds: float) -> bool:
-        """Whether there is something to read; until there is, or room to write, or time is up."""
-        if self._line is None:
-            time.sleep(max(0, min(seconds, self._open_at - time.monotonic())))
-            return False
-        asked = READABLE | WRITABLE if self._outbox else READABLE
-        return bool(self._line.socket.poll(int(1000 * seconds), asked) & READABLE)
-
-    def _read(self, now: float) -> None:
-        assert self._line is not None  # it is readable
-        frames = self._line.socket.recv_multipart(NOW, copy=False)
-        try:
-            message, body = decode_down([frame.buffer for frame in frames])
-            actions = self._link.receive(message, body, now)
-        except ProtocolError as error:
-            log.warning("%s sent what is no message: %s", self._endpoint, error)
-            return
-        self._heard, self._failures, self._welcome = now, 0, True
-        self._do(actions, now)
-
-    def _do(self, actions: list[Action], now: float) -> None:
-        for action in actions:
-            match action:
-                case Say():
-                    self._outbox.append(encode(action.message, action.body))
-                case Tell():
-                    self._tell((action.news, bytes(action.body)))
-                case Reconnect():
-                    self._close(linger=0)
-                    if self._failures == 0:
-                        log.warning("%s is silent; looking for it", self._endpoint)
-                    wait = min(BACKOFF_LAST, BACKOFF_FIRST * 2**self._failures)
-                    self._open_at = now + wait * self._backoff()
-                    self._failures += 1
-                case Vanish():
-                    self._close(linger=0)
-                    # Patience is for a silence that we did not choose: it begins at the return.
-                    self._open_at = self._heard = now + action.seconds
-
-    def _flush(self) -> None:
-        while self._line is not None and self._outbox:
-            try:
-                self._line.socket.send_multipart(self._outbox[0], NOW, copy=False)
-            except zmq.Again:
-                return
-            self._outbox.popleft()
-
-    def _open(self, now: float) -> None:
-        self._line = Line(self._context, self._endpoint, self._keys, patient=self._welcome)
-        self._do(self._link.connected(now), now)
-
-    def _close(self, linger: int) -> None:
-        if self._line is not None:
-            self._line.close(linger)
-            self._line = None
-            self._outbox.clear()

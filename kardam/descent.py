@@ -143,6 +143,20 @@ class Descent(Stateful):
             self._lent[worker] = [loan for loan in self._lent[worker] if loan.ticket in but]
             self.hear(Forgetting(worker, but), None)
 
+    def _give_back(self, worker: WorkerId, ticket: int) -> Loan | None:
+        """Close a loan. Loans are answered in order: what was lent before it is forfeit."""
+        loan = self.lent(worker, ticket)
+        if loan is not None:
+            self._lent[worker] = [other for other in self._lent[worker] if other.ticket > ticket]
+        return loan
+
+    def refuse(self, worker: WorkerId, ticket: int, rule: str) -> Verdict:
+        """Close a loan, if it is open, for what went wrong before there was a gradient."""
+        loan = self._give_back(worker, ticket)
+        verdict = self._verdict(Gradient(worker, ticket, self.model.x[:0]), Refusal(rule), loan)
+        self.hear(Refusing(worker, ticket, rule), verdict)
+        return verdict
+
     # --- who comes into a run that is going on ---
 
     def vacate(self, worker: WorkerId) -> None:
@@ -169,20 +183,6 @@ class Descent(Stateful):
         """This worker counts from now on, whatever it owes."""
         self.probation.end(worker)
         self.hear(Turning(worker, "excuse"), None)
-
-    def _give_back(self, worker: WorkerId, ticket: int) -> Loan | None:
-        """Close a loan. Loans are answered in order: what was lent before it is forfeit."""
-        loan = self.lent(worker, ticket)
-        if loan is not None:
-            self._lent[worker] = [other for other in self._lent[worker] if other.ticket > ticket]
-        return loan
-
-    def refuse(self, worker: WorkerId, ticket: int, rule: str) -> Verdict:
-        """Close a loan, if it is open, for what went wrong before there was a gradient."""
-        loan = self._give_back(worker, ticket)
-        verdict = self._verdict(Gradient(worker, ticket, self.model.x[:0]), Refusal(rule), loan)
-        self.hear(Refusing(worker, ticket, rule), verdict)
-        return verdict
 
     # --- the way of one gradient ---
 
@@ -229,7 +229,8 @@ class Descent(Stateful):
         )
 
     def _judge(self, gradient: Gradient, loan: Loan, evidence: Evidence) -> Verdict:
-        # Both learn from every gradient, whatever becomes of it.
+        # The filter learns from every gradient, whatever becomes of it; dampening, from those of
+        # whoever is not new.
         refusal = self.filter.judge(evidence)
         if (early := self.probation.answered(gradient.worker, loan.version)) is not None:
             return self._verdict(gradient, early, loan, evidence)

@@ -11,6 +11,7 @@ import numpy as np
 
 from kardam import __version__
 from kardam.messages import (
+    ITEM,
     Activity,
     Again,
     Beat,
@@ -156,17 +157,6 @@ class Link:
         """Ask for the newest model; a Lease will tell."""
         return self._ask(Pull(self._have()), now, "pulling")
 
-    @property
-    def _d(self) -> int:
-        return self._manifest.d if self._manifest is not None else 0
-
-    def _shared(self) -> Desk | None:
-        """The desk, while the server sees the same memory."""
-        return self._desk if self.terms is not None and self.terms.shared else None
-
-    def _have(self) -> int:
-        return self._model.version if self._model is not None else -1
-
     def push(self, gradient: Gradient, now: float, pull: bool = False) -> list[Action]:
         """Answer a lease; a Judged will tell. With `pull` a Lease will follow, as if asked for the
         moment after the verdict.
@@ -200,6 +190,18 @@ class Link:
         """Leave, for good."""
         return [Say(Bye())]
 
+    @property
+    def _nbytes(self) -> int:
+        """Of a model, and of a gradient; 0 before we know."""
+        return ITEM * self._manifest.d if self._manifest is not None else 0
+
+    def _shared(self) -> Desk | None:
+        """The desk, while the server sees the same memory."""
+        return self._desk if self.terms is not None and self.terms.shared else None
+
+    def _have(self) -> int:
+        return self._model.version if self._model is not None else -1
+
     def _ask(self, request: Pull | Push | Query, now: float, state: Activity) -> list[Action]:
         self._request, self._asked, self.state = request, now, state
         return self._say_request() if self._welcomed else []
@@ -208,7 +210,7 @@ class Link:
         request = self._request
         desk = self._shared()
         # The slot is as long as a gradient should be.
-        if isinstance(request, Push) and desk and len(self._gradient) == 4 * self._d:
+        if isinstance(request, Push) and desk and len(self._gradient) == self._nbytes:
             desk.put(self._gradient)
             return [Say(replace(request, shared=True))]
         if isinstance(request, Push) and self._credit:
@@ -242,7 +244,7 @@ class Link:
         return []
 
     def _forgotten(self) -> float:
-        return FORGOTTEN + 4 * self._d / BYTES_A_SECOND
+        return FORGOTTEN + self._nbytes / BYTES_A_SECOND
 
     def receive(self, message: Down, body: Bytes, now: float) -> list[Action]:
         """The server said this. Raises ProtocolError where it makes no sense."""
@@ -312,8 +314,8 @@ class Link:
                 raise ProtocolError(f"a model in place {lent.place}, where we see none")
             return self._received(lent, x)
         if len(body):
-            if len(body) != 4 * self._manifest.d:
-                raise ProtocolError(f"{len(body)} bytes of a model of {4 * self._manifest.d}")
+            if len(body) != self._nbytes:
+                raise ProtocolError(f"{len(body)} bytes of a model of {self._nbytes}")
             return self._received(lent, vector(body))
         if self._model is None or self._model.version != lent.version:
             raise ProtocolError(f"version {lent.version} was not sent")

@@ -54,16 +54,13 @@ class Picture:
         self._live.update(Group(*bar, view.report(books, rows)), refresh=True)
 
 
-class Bar:
-    """Progress on standard error: a picture on a terminal, else a plain line now and then."""
+class _Pictured:
+    """Shows a picture while its block runs, where that is `wanted` and there is a terminal."""
 
-    def __init__(self, quiet: bool) -> None:
-        console = Console(stderr=True)
-        self._quiet = quiet
+    def __init__(self, console: Console, transient: bool, wanted: bool) -> None:
         self._picture: Picture | None = None
-        if console.is_terminal and not quiet:
-            self._picture = Picture(console, transient=True)
-        self._due = PLAIN_EVERY if self._picture is None else 0.0
+        if console.is_terminal and wanted:
+            self._picture = Picture(console, transient)
 
     def __enter__(self) -> Self:
         if self._picture is not None:
@@ -73,6 +70,15 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         if self._picture is not None:
             self._picture.stop()
+
+
+class Bar(_Pictured):
+    """Progress on standard error: a picture on a terminal, else a plain line now and then."""
+
+    def __init__(self, quiet: bool) -> None:
+        super().__init__(Console(stderr=True), transient=True, wanted=not quiet)
+        self._quiet = quiet
+        self._due = PLAIN_EVERY if self._picture is None else 0.0
 
     def show(self, books: Callable[[], Books], now: float) -> None:
         """How the run stands at this second."""
@@ -88,26 +94,14 @@ class Bar:
             click.echo(f"{now:5.0f} s  {gone}{view.line(told)}", err=True)
 
 
-class Board:
+class Board(_Pictured):
     """All of the books on standard output, again and again: in place on a terminal, else a line
     (or, `as_json`, an object a line) each time.
     """
 
     def __init__(self, as_json: bool) -> None:
-        console = Console()
+        super().__init__(Console(), transient=False, wanted=not as_json)
         self._as_json = as_json
-        self._picture: Picture | None = None
-        if console.is_terminal and not as_json:
-            self._picture = Picture(console, transient=False)
-
-    def __enter__(self) -> Self:
-        if self._picture is not None:
-            self._picture.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._picture is not None:
-            self._picture.stop()
 
     def show(self, books: Books) -> None:
         if self._picture is not None:

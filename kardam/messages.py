@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float32]
 
+# Bytes of one of its numbers.
+ITEM = np.dtype(np.float32).itemsize
+
 # A worker is a number from 0 to n-1, given by the server; what a peer calls itself is nobody's
 # name.
 WorkerId = int

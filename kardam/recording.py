@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kardam import tape
-from kardam.checkpoint import UNFINISHED
+from kardam.checkpoint import UNFINISHED, fsync
 from kardam.errors import Unwritable
 from kardam.events import Event
 from kardam.fingerprint import fingerprint
@@ -41,8 +41,8 @@ class Recording:
         try:
             self.folder.mkdir(parents=True, mode=0o700)
             if durable:
-                _settle(run)
-                _settle(self.folder.parent)
+                fsync(run)
+                fsync(self.folder.parent)
             self._log = self._open()
         except OSError as error:
             raise Unwritable(f"{self.folder}: {error.strerror}") from error
@@ -58,7 +58,7 @@ class Recording:
                 file.flush()
                 os.fsync(file.fileno())
             beside.rename(path)
-            _settle(self.folder)
+            fsync(self.folder)
         except OSError as error:
             raise Unwritable(f"{path}: {error.strerror}") from error
 
@@ -120,7 +120,7 @@ class Recording:
     def _open(self) -> Log:
         log = Log(self.folder / f"{self._segment:06d}{SUFFIX}")
         if self._durable:
-            _settle(self.folder)
+            fsync(self.folder)
         return log
 
 
@@ -137,12 +137,3 @@ def cut(run: Path, mark: Mark) -> None:
                     os.truncate(path, mark.offset)
     except OSError as error:
         raise Unwritable(f"{run / RECORDING}: {error.strerror}") from error
-
-
-def _settle(folder: Path) -> None:
-    """The names in this folder, on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -74,15 +74,20 @@ def retell(run: Path, found: list[Life], other: Recipe | None = None) -> Retelli
 
 
 def lives(run: Path) -> list[Life]:
-    """What was recorded of a run. Raises UsageError where nothing was."""
+    """What was recorded of a run. Raises UsageError where nothing was, or that can not be read."""
     found = []
     for folder in tape.lives(run):
         facts = tape.beginning(folder)
         if facts is None:
             continue
         for start in _starts(run, facts["start"]):
-            marks = json.loads((start / PLAIN).read_text())["records"]
-            mark = Mark(**marks["recording"]) if marks.get("recording") is not None else None
+            try:
+                marks = json.loads((start / PLAIN).read_text())["records"]
+                mark = Mark(**marks["recording"]) if marks.get("recording") is not None else None
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UsageError(
+                    f"{start}: not as kardam writes a checkpoint: {error!r}"
+                ) from error
             if mark is not None and mark.life == tape.number(folder):
                 recipe = Recipe.of(**facts["recipe"])
                 found.append(Life(folder, start, mark, recipe, marks["journal"], 0))
@@ -193,11 +198,15 @@ def _outcome(verdict: Verdict) -> tuple[str, int]:
 
 
 def _lines(journal: Path, begin: int, end: int) -> Iterator[Mapping[str, Any]]:
-    """The whole ones between these bytes."""
+    """The whole ones between these bytes. Raises Different for one that nobody wrote."""
     with journal.open("rb") as file:
         file.seek(begin)
         while file.tell() < end and (line := file.readline()).endswith(b"\n"):
-            yield json.loads(line)
+            try:
+                told = json.loads(line)
+            except ValueError as error:
+                raise Different(f"{journal}: a line of no verdict: {line[:60]!r}") from error
+            yield told
 
 
 def _size(journal: Path) -> int:

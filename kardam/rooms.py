@@ -12,8 +12,6 @@ import numpy as np
 from kardam.messages import Vector, WorkerId
 from kardam.protocol import Bytes
 
-ITEM = np.dtype(np.float32).itemsize
-
 
 class Shelf(Protocol):
     """The server's end: models that workers read where they lie, and a slot for each worker's

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Sequence
 import zmq
 
 from kardam.errors import Unreachable
+from kardam.exchange import Peer
 from kardam.gate import lock
 from kardam.line import KEEPALIVE
 from kardam.protocol import CHUNK_BYTES, HEADER_BYTES_MAX, Bytes
 from kardam.ring import Key
-from kardam.sessions import Peer
 
 # Seconds in one go, before other tasks have their turn: so many and what one message takes. A
 # number of messages would say nothing, since one may cost 20 microseconds or 20 milliseconds.

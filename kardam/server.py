@@ -16,6 +16,7 @@ import zmq
 from kardam import memory
 from kardam.complaints import Complaints
 from kardam.errors import Unreachable
+from kardam.exchange import Effect, Judge, Peer, Send
 from kardam.gate import Gate, Locked
 from kardam.messages import Verdict
 from kardam.protocol import (
@@ -28,7 +29,7 @@ from kardam.protocol import (
 )
 from kardam.ring import Key
 from kardam.router import BACKLOG_MAX, Router, bound
-from kardam.sessions import Effect, Judge, Peer, Send, Sessions
+from kardam.sessions import Sessions
 
 log = logging.getLogger(__name__)
 

@@ -1,36 +1,29 @@
 """The server's half of the protocol, as a state machine: what a peer said and when, to what to do.
 
-Who is connected, who waits for a model, who is missing; `uploads` knows what is on its way up. It
-owns no socket and reads no clock; it knows the algorithm only as loans and verdicts.
+Who may speak, who is there, who is missing; `exchange` answers for models and gradients. It owns
+no socket and reads no clock, and it sees no vector.
 """
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from kardam import __version__
 from kardam.descent import Descent
+from kardam.exchange import Effect, Exchange, Peer, Send
 from kardam.keys import Tokens
 from kardam.messages import (
     NOBODY,
-    UNASKED,
-    Activity,
     Again,
     Beat,
     Books,
     Bye,
-    Declared,
     Denied,
-    Down,
     Enrol,
     Enrolled,
-    Gradient,
-    Grant,
     Halt,
     Hello,
-    Judged,
-    Lent,
     Manifest,
     Part,
     Pull,
@@ -39,21 +32,15 @@ from kardam.messages import (
     Report,
     Role,
     Up,
-    Vector,
     Verdict,
     Welcome,
     WorkerId,
 )
-from kardam.protocol import CHUNK_BYTES, Bytes, digest, encode_manifest, vector
+from kardam.protocol import CHUNK_BYTES, Bytes, digest, encode_manifest
 from kardam.ring import Entry, Key, Ring
 from kardam.roll import Roll
-from kardam.rooms import Shelf
 from kardam.state import State, nbytes
 from kardam.stats import Stats
-from kardam.uploads import Upload, Uploads
-
-# What the socket calls a peer; random at each connection, and nobody's identity.
-Peer = bytes
 
 # Seconds. Workers beat once a second from a thread of their own, so three beats lost is news, and
 # half a minute outlasts a reconnection with back-off.
@@ -77,25 +64,6 @@ class Terms:
     chunk: int = CHUNK_BYTES
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Send:
-    """To do: send this message to this peer."""
-
-    peer: Peer
-    message: Down
-    body: Bytes = b""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Judge:
-    """To do: have this gradient judged, and tell `Sessions.judged` the verdict."""
-
-    gradient: Gradient
-
-
-Effect = Send | Judge
-
-
 @dataclass(slots=True, eq=False)
 class Session:
     """One peer that said Hello and was welcome."""
@@ -105,11 +73,6 @@ class Session:
     worker: WorkerId
     key: Key
     heard: float
-    state: Activity = "idle"
-    # Whether its models and gradients need not travel.
-    shared: bool = False
-    # To be served once its gradient is judged.
-    then: Pull | None = None
 
 
 class Sessions:
@@ -123,9 +86,6 @@ class Sessions:
         self.descent = descent
         self.stats = stats
         self.terms = terms
-        self.draining = False
-        # Memory that workers on this machine see as well, if there is any.
-        self.shelf: Shelf | None = None
         # How much of the way is gone at this second, 0 to 1; 0 where there is no goal.
         self.progress: Callable[[float], float] = lambda now: 0.0
         # Whether the run ends with this server; else workers are to look for the next one.
@@ -133,17 +93,9 @@ class Sessions:
         self._sessions: dict[Peer, Session] = {}
         self._workers: dict[WorkerId, Session] = {}
         self._roll = Roll(descent.n, tokens, self._begin, now)
-        self._uploads = Uploads(descent.model.x.size, descent.f, terms.chunk)
-        # Who asked for a model, and when.
-        self._waiting: dict[WorkerId, tuple[Pull, float]] = {}
+        self.exchange = Exchange(descent, stats, terms.quorum, terms.chunk)
         self._manifest = encode_manifest(terms.manifest)
         self._digest = digest(self._manifest)
-        self._nbytes = descent.model.x.nbytes
-
-    def share(self, shelf: Shelf) -> None:
-        """Models are made where workers on this machine can see them, from now on."""
-        self.shelf = shelf
-        self.descent.settle(shelf.room)
 
     # --- events ---
 
@@ -163,19 +115,18 @@ class Sessions:
         session.heard = now
         match message:
             case Beat():
-                session.state = message.state
                 return [Send(peer, Beat("idle"))]
             case Bye():
                 self._drop(session, "left", now)
-                return self._grant(now)
+                return self.exchange.grant(now)
             case Pull() if session.role == "worker":
-                return self._pull(session, message, now)
+                return self.exchange.pull(session.worker, message, now)
             case Push() if session.role == "worker":
-                return self._push(session, message, body, now)
+                return self.exchange.push(session.worker, message, body, now)
             case Part() if session.role == "worker":
-                return self._part(session, message, body, now)
+                return self.exchange.part(session.worker, message, body, now)
             case Pull() if session.role == "evaluator":
-                return self._model(session, 0, message.have, now)
+                return self.exchange.model(peer, 0, message.have, now)
             case Report() if session.role == "evaluator":
                 self.stats.evaluated(message.version, message.loss, message.accuracy, now)
                 return []
@@ -207,59 +158,26 @@ class Sessions:
         return []
 
     def judged(self, verdict: Verdict, now: float) -> list[Effect]:
-        """A gradient was judged: book it, and tell the worker only yes, or the rule's name."""
-        self.stats.record(verdict, now)
-        effects: list[Effect] = []
-        session = self._workers.get(verdict.worker)
-        if session is not None:
-            if session.then is not None:
-                then, session.then = session.then, None
-                effects = self._pull(session, then, now)
-            # Saves the question and the waiting, for whoever delivered.
-            delivered = verdict.staleness >= 0 and not self.draining
-            if not delivered:
-                # What it had was for that gradient; both sides must agree.
-                self._uploads.spend(verdict.worker)
-            credit = delivered and not session.shared and self._uploads.credit(verdict.worker)
-            told = Judged(
-                ticket=verdict.ticket,
-                admitted=verdict.admitted,
-                rule=verdict.rule,
-                version=verdict.updates,
-                credit=credit,
-                lent=None,
-                parts=0,
-            )
-            body: Bytes = b""
-            match effects:
-                case [Send(peer=session.peer, message=Lent() as lent, body=body), *effects]:
-                    # One message for both, where the model need not be waited for.
-                    told = replace(told, lent=lent.ticket, parts=lent.parts, place=lent.place)
-                case _:
-                    pass
-            effects = [Send(session.peer, told, body), *effects]
-        # In rounds, others may have waited for the update that this one made.
-        return effects + self._grant(now) + self._serve_waiting(now)
+        """A gradient was judged."""
+        return self.exchange.judged(verdict, now)
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: some are gone, some uploads are late."""
-        effects: list[Effect] = []
         for session in [s for s in self._sessions.values() if now - s.heard > GONE]:
             self._drop(session, "gone", now)
-        for upload in self._uploads.late(now):
-            effects += self._abort(upload, "late", now)
-        return effects + self._grant(now) + self._serve_waiting(now)
+        late = self.exchange.abort_late(now)
+        return late + self.exchange.grant(now) + self.exchange.serve(now)
 
     def drain(self, over: bool = True) -> None:
         """Lend no more models and begin no more uploads; those under way may finish. Unless it is
         `over`, the run will go on, and workers are not to leave.
         """
-        self.draining, self._over = True, over
-        self._waiting.clear()
+        self._over = over
+        self.exchange.drain()
 
     @property
     def drained(self) -> bool:
-        return self.draining and not self._uploads
+        return self.exchange.draining and not self.exchange.uploads
 
     @property
     def tokens(self) -> Tokens:
@@ -279,14 +197,14 @@ class Sessions:
     @property
     def reserved(self) -> int:
         """Bytes that peers may have on the way."""
-        return self._uploads.reserved
+        return self.exchange.uploads.reserved
 
     def explained(self) -> int:
         """Bytes that the server may have by its work, at the most: what was learned, uploads, and
         the models that workers may have or be on their way to.
         """
-        models = (3 * self.descent.n + 4) * self._nbytes
-        return nbytes(self.descent.state()) + self._uploads.budget + models
+        models = (3 * self.descent.n + 4) * self.descent.model.x.nbytes
+        return nbytes(self.descent.state()) + self.exchange.uploads.budget + models
 
     def halt(self, reason: str) -> list[Effect]:
         """Tell everybody that it is over; workers only if the run is."""
@@ -307,10 +225,10 @@ class Sessions:
         identity = self._roll.identity(hello.role, hello.token, key)
         if isinstance(identity, Denied):
             return [Send(peer, identity)]
-        if self.draining and identity.role == "worker":
+        if self.exchange.draining and identity.role == "worker":
             # It was away when the others were told.
             return [Send(peer, Halt("the run is over"))] if self._over else []
-        if self.draining:
+        if self.exchange.draining:
             return [Send(peer, Denied("the server is ending", final=True))]
         if hello.digest not in ("", self._digest) and identity.role != "operator":
             # The server that it knew is no more, and this one has another model.
@@ -323,15 +241,12 @@ class Sessions:
             self._drop(old, "replaced", now)
             reason = f"somebody else said hello with this {'key' if key else 'token'}"
             effects.append(Send(old.peer, Denied(reason, final=True)))
-        session = Session(peer, identity.role, identity.worker, key, now)
+        session, shared = Session(peer, identity.role, identity.worker, key, now), False
         self._sessions[peer] = session
         if session.role == "worker":
             self._workers[session.worker] = session
             self._roll.places.take(session.worker)
-            self.descent.forget(session.worker, but=hello.holds)
-            shelf = self.shelf
-            if shelf is not None and hello.memory == shelf.name:
-                session.shared = session.worker in shelf
+            shared = self.exchange.open(session.worker, peer, hello.holds, hello.memory)
             self.stats.label(session.worker, hello.label, hello.byzantine)
         welcome = Welcome(
             epoch=self.terms.epoch,
@@ -342,13 +257,13 @@ class Sessions:
             split=self.terms.split,
             beat=BEAT,
             chunk=self.terms.chunk,
-            shared=session.shared,
+            shared=shared,
         )
         effects.append(Send(peer, welcome, self._manifest))
-        return effects + self._grant(now) + self._serve_waiting(now)
+        return effects + self.exchange.grant(now) + self.exchange.serve(now)
 
     def _enrol(self, peer: Peer, enrol: Enrol, now: float, key: Key) -> list[Effect]:
-        if self.draining:
+        if self.exchange.draining:
             return [Send(peer, Denied("the server is ending", final=True))]
         invited = self._roll.invite(key, now)
         if isinstance(invited, Denied):
@@ -378,7 +293,7 @@ class Sessions:
                 effects.append(Send(session.peer, Denied("this key was revoked", final=True)))
             if (worker := self._roll.strike(key, now)) is not None:
                 self.descent.vacate(worker)
-        return effects + self._grant(now) if effects else effects
+        return effects + self.exchange.grant(now) if effects else effects
 
     def expect(self, worker: WorkerId, label: str, byzantine: bool, now: float) -> str:
         """A token for this worker, who is on his way from now on."""
@@ -389,124 +304,24 @@ class Sessions:
         """This worker's process is no more: nobody will answer what it was lent."""
         if (session := self._workers.get(worker)) is not None:
             self._drop(session, "gone", now)
-        self.descent.forget(worker)
-        if self.shelf is not None:
-            self.shelf.vacate(worker)
+        self.exchange.lost(worker)
 
     def _drop(self, session: Session, why: str, now: float) -> None:
-        """End a session. What it reserved is free; its loans are forgotten at the next hello."""
+        """End a session."""
         self._sessions.pop(session.peer, None)
         if session.role == "worker":
             self._workers.pop(session.worker, None)
-            self._waiting.pop(session.worker, None)
             self._roll.places.leave(session.worker, why, now)
-            self._uploads.end(session.worker)
-
-    # --- models down ---
-
-    def _pull(self, session: Session, pull: Pull, now: float) -> list[Effect]:
-        if not self.descent.may_lend(session.worker):
-            return self.violated(session.peer, session.key)
-        if not self.draining:
-            self._waiting[session.worker] = pull, now
-        return self._serve_waiting(now)
-
-    def _serve_waiting(self, now: float) -> list[Effect]:
-        if len(self._workers) < self.terms.quorum:
-            return []
-        self._excuse()
-        effects: list[Effect] = []
-        for worker in [worker for worker in self._waiting if self.descent.due(worker)]:
-            pull, asked = self._waiting.pop(worker)
-            self.stats.served(now - asked)
-            session = self._workers[worker]
-            loan = self.descent.lend(worker, hold=session.shared)
-            effects += self._model(session, loan.ticket, pull.have, now)
-        return effects
-
-    def _excuse(self) -> None:
-        """Where the run needs newcomers to go on at all, they are none."""
-        new = [worker for worker in self.descent.probation.workers if worker in self._workers]
-        if new and len(self._workers) - len(new) < self.terms.quorum:
-            for worker in new:
-                self.descent.excuse(worker)
-
-    def _model(self, session: Session, ticket: int, have: int, now: float) -> list[Effect]:
-        peer, model = session.peer, self.descent.model
-        if have == model.version:
-            return [Send(peer, Lent(ticket, model.version, 0))]
-        self.stats.moved(0, self._nbytes, now)
-        if session.shared and self.shelf is not None:
-            place = self.shelf.place(model.x)
-            if place is not None:
-                return [Send(peer, Lent(ticket, model.version, 0, place))]
-        body, chunk = model.x.data.cast("B"), self.terms.chunk
-        if len(body) <= chunk:
-            return [Send(peer, Lent(ticket, model.version, 0), body)]
-        parts = [body[at : at + chunk] for at in range(0, len(body), chunk)]
-        return [
-            Send(peer, Lent(ticket, model.version, len(parts))),
-            *(Send(peer, Part(ticket, i), part) for i, part in enumerate(parts)),
-        ]
-
-    # --- gradients up ---
-
-    def _push(self, session: Session, push: Push, body: Bytes, now: float) -> list[Effect]:
-        if self.draining:
-            return []  # too late to be under way; what it is told next is that the run is over
-        worker = session.worker
-        if worker in self._uploads:
-            return self.violated(session.peer, session.key)
-        session.then = Pull(push.have) if push.have is not None else None
-        if self.descent.lent(worker, push.ticket) is None:
-            return self._refuse(worker, push.ticket, UNASKED, now)
-        if push.shared and session.shared and self.shelf is not None:
-            self.stats.moved(self._nbytes, 0, now)
-            return [Judge(_gradient(worker, push, self.shelf.take(worker)))]
-        if not len(body):
-            self._uploads.ask(worker, push, now)
-            return self._grant(now)
-        if not self._uploads.spend(worker):
-            return self._refuse(worker, push.ticket, "ungranted", now)
-        if len(body) != self._nbytes:
-            return self._refuse(worker, push.ticket, "malformed", now)
-        self.stats.moved(len(body), 0, now)
-        return [Judge(_gradient(worker, push, vector(body)))]
-
-    def _grant(self, now: float) -> list[Effect]:
-        """Give leave to whoever asked first, while the budget lasts."""
-        return [
-            Send(self._workers[upload.worker].peer, Grant(upload.push.ticket))
-            for upload in self._uploads.grant(now)
-        ]
-
-    def _part(self, session: Session, part: Part, body: Bytes, now: float) -> list[Effect]:
-        upload = self._uploads.under_way(session.worker, part.ticket)
-        if upload is None:
-            return self.violated(session.peer, session.key)
-        if not upload.take(part, body, now):
-            return self._abort(upload, "malformed", now)
-        self.stats.moved(len(body), 0, now)
-        if (g := upload.complete) is None:
-            return []
-        self._uploads.end(session.worker)
-        return [Judge(_gradient(session.worker, upload.push, g)), *self._grant(now)]
-
-    def _abort(self, upload: Upload, rule: str, now: float) -> list[Effect]:
-        self._uploads.end(upload.worker)
-        return self._refuse(upload.worker, upload.push.ticket, rule, now)
-
-    def _refuse(self, worker: WorkerId, ticket: int, rule: str, now: float) -> list[Effect]:
-        return self.judged(self.descent.refuse(worker, ticket, rule), now)
+            self.exchange.close(session.worker)
 
     # --- the books ---
 
     def status(self) -> str:
         """One word, or two, on how the run stands."""
-        if self.draining:
+        if self.exchange.draining:
             return "ended" if self.drained else "draining"
-        if len(self._workers) < self.terms.quorum:
-            return f"waiting ({len(self._workers)} of {self.terms.quorum})"
+        if not self.exchange.quorate:
+            return f"waiting ({len(self._workers)} of {self.exchange.quorum})"
         return "running" if self.descent.filter.ready else "starting"
 
     def presence(self, worker: WorkerId, now: float) -> str:
@@ -550,10 +365,3 @@ class Sessions:
         self.descent.skip()
         self.stats.restore(state["stats"])
         self._roll.restore(state, now)
-
-
-def _gradient(worker: WorkerId, push: Push, g: Vector) -> Gradient:
-    declared = None
-    if push.growth is not None and push.since is not None:
-        declared = Declared(push.growth, push.since)
-    return Gradient(worker, push.ticket, g, declared, push.loss, push.examples)

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kardam.messages import Vector, WorkerId
+from kardam.messages import ITEM, Vector, WorkerId
 from kardam.protocol import Bytes
-from kardam.rooms import ITEM, Rooms
+from kardam.rooms import Rooms
 
 log = logging.getLogger(__name__)
 

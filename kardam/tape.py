@@ -19,7 +19,7 @@ import numpy as np
 from kardam.errors import UsageError
 from kardam.events import Event, Forgetting, Lending, Receiving, Refusing, Turning
 from kardam.fingerprint import bytes_of, check, fingerprint
-from kardam.messages import Declared, Gradient, Vector
+from kardam.messages import ITEM, Declared, Gradient, Vector
 
 RECORDING, LIFE, SUFFIX = "recording", "life.json", ".tape"
 
@@ -98,7 +98,7 @@ def _event(file: BufferedReader, life: int, segment: int) -> Told | None:
         long, size = _LENGTHS.unpack(lengths)
         plain = file.read(min(long, _HEAD_MAX))
         if _CHECK.pack(check(lengths + plain)) == sum_:
-            g = np.empty(size // 4, np.float32)
+            g = np.empty(size // ITEM, np.float32)
             if file.readinto(bytes_of(g)) == size:
                 event, seconds, print_ = _decoded(json.loads(plain), g)
                 if not print_ or fingerprint(g) == print_:

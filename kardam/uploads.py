@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kardam.messages import Part, Push, Vector, WorkerId
+from kardam.messages import ITEM, Part, Push, Vector, WorkerId
 from kardam.protocol import CHUNK_BYTES, Bytes
 
 # Seconds. A granted upload has this long for each of its chunks: a slow line, not a dead one, and
@@ -72,7 +72,7 @@ class Uploads:
 
     def __init__(self, size: int, f: int, chunk: int = CHUNK_BYTES) -> None:
         self._size = size
-        self._nbytes = size * np.dtype(np.float32).itemsize
+        self._nbytes = size * ITEM
         self._chunk = chunk
         self.budget = max(max(BUDGET_MODELS, f + 2) * self._nbytes, BUDGET_CHUNKS * chunk)
         self._reserved: set[WorkerId] = set()

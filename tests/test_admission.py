@@ -14,6 +14,7 @@ import pytest
 from kardam.client import Client
 from kardam.daemon import outward, running
 from kardam.errors import UsageError
+from kardam.exchange import Send
 from kardam.keys import Pass, published
 from kardam.kits import Folder
 from kardam.link import Lease
@@ -21,7 +22,6 @@ from kardam.messages import Again, Beat, Bye, Hello, Lent, Manifest, Pull, Push,
 from kardam.plan import Every, Plan, Until, is_public
 from kardam.protocol import PROTOCOL
 from kardam.recipe import Recipe
-from kardam.sessions import Send
 from kardam.verbs.printing import _admission, announce
 from tests.test_cli import Kardam, kardam
 from tests.test_probation import ALICE, BOB, CAROL, ONE, keyed

@@ -2,9 +2,11 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn, Self
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from kardam import __version__
 from kardam.checkpoint import load, save
-from kardam.errors import EXIT_CODES, KardamError, UsageError
-from kardam.messages import Manifest
+from kardam.client import Halted
+from kardam.errors import EXIT_CODES, Denied, KardamError, UsageError
+from kardam.messages import Enrolled, Manifest
 from workers.__main__ import main
 
 
@@ -79,6 +82,9 @@ class Kardam:
         ("work 127.0.0.1", "expected an endpoint like"),
         ("work tcp://127.0.0.1:1 --count 0", "--count: expected at least 1, got 0"),
         ("work tcp://127.0.0.1:1 --straggler 0", "--straggler: expected a factor of at least 1"),
+        ("work tcp://127.0.0.1:1 --straggler inf", "--straggler: expected a factor of at least 1"),
+        ("work tcp://127.0.0.1:1 --patience nan", "--patience: expected more than 0 seconds"),
+        ("stats tcp://127.0.0.1:1 --every inf", "--every: expected more than 0 seconds, and a day"),
         ("work tcp://127.0.0.1:1 --outages every=9", "the key 'seconds' is needed"),
         ("wrok", "No such command 'wrok'"),
     ],
@@ -114,6 +120,54 @@ def test_what_only_trying_shows_has_its_own_code(
     got, out, err = kardam(*line.split())
     assert (got, "Traceback" in out + err) == (code, False)
     assert words in err
+
+
+class Ending:
+    """A Client of a server whose run is over."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def query(self) -> NoReturn:
+        raise Halted("100 arrivals")
+
+
+def test_a_server_that_ends_when_it_is_asked_is_one_sentence(
+    kardam: Kardam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kardam.verbs.stats.Client", Ending)
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        where = f"tcp://127.0.0.1:{door.getsockname()[1]}"
+        code, _, err = kardam("stats", where, "--token", "operator's")
+    assert (code, err) == (5, f"kardam: {where}: it ends just now (100 arrivals)\n")
+
+
+def test_a_place_that_can_not_be_given_back_hides_no_reason(
+    kardam: Kardam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Over(Ending):
+        def __enter__(self) -> Self:
+            raise Halted("the run is over")
+
+    places = iter([Enrolled("token", 0, 2, 0, "digits", "iid")])
+
+    def enrol(*_: object) -> Enrolled:
+        for place in places:
+            return place
+        raise Denied("all n=1 workers are taken")
+
+    monkeypatch.setattr("workers.verbs.work.Client", Over)
+    monkeypatch.setattr("workers.verbs.work.enrol", enrol)
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        where = f"tcp://127.0.0.1:{door.getsockname()[1]}"
+        code, _, err = kardam("work", where, "--count", "2")
+    assert (code, err) == (6, "kardam: all n=1 workers are taken\n")
 
 
 @pytest.mark.parametrize(
@@ -316,3 +370,16 @@ def test_ctrl_c_while_it_is_loading_says_nothing_and_a_bug_still_does() -> None:
     interrupted, broken = ran("raise KeyboardInterrupt"), ran("raise ValueError('a bug')")
     assert (interrupted.returncode, interrupted.stderr) == (-signal.SIGINT, "")
     assert (broken.returncode, "ValueError: a bug" in broken.stderr) == (1, True)
+
+
+def test_ctrl_c_ends_who_waits_for_a_place_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        door.settimeout(15)
+        where = f"tcp://127.0.0.1:{door.getsockname()[1]}"
+        line = [sys.executable, "-m", "workers", "work", where]
+        with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as waits:
+            door.accept()[0].close()  # whether somebody listens
+            with door.accept()[0]:  # and what is asked, which nobody answers
+                waits.send_signal(signal.SIGINT)
+                _, err = waits.communicate(timeout=15)
+    assert (waits.returncode, "Traceback" in err) == (130, False)

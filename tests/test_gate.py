@@ -80,7 +80,7 @@ async def test_who_is_enrolled_trains() -> None:
     async with lodge() as it, it.peer(await it.enrolled("alice")) as client:
         assert await asyncio.to_thread(answer, client, ONE) == "admitted"
         (session,) = it.server.sessions._workers.values()
-        assert session.key == client._wire._keys.public  # type: ignore[union-attr]
+        assert session.key == client._dealer._keys.public  # type: ignore[union-attr]
 
 
 @on_both_loops

@@ -65,8 +65,10 @@ kardam.recording
 kardam.tape
 kardam.logs
 kardam.client  kardam.recipe  kardam.checkpoint  kardam.kits
+kardam.dealer
 kardam.line  kardam.gate
-kardam.sessions  kardam.link  kardam.replay
+kardam.sessions
+kardam.exchange  kardam.link  kardam.replay
 kardam.roll
 kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.trusted
@@ -86,6 +88,7 @@ kardam
 
 SHELLS = {
     "kardam.client",
+    "kardam.dealer",
     "kardam.server",
     "kardam.router",
     "kardam.memory",
@@ -127,7 +130,10 @@ DOORS = {
     "aiohttp": {"kardam.telemetry"},
     "prometheus_client": {"kardam.exposition"},
     "zmq": {
-        *(f"kardam.{name}" for name in ("client", "router", "server", "line", "gate", "kits")),
+        *(
+            f"kardam.{name}"
+            for name in ("client", "dealer", "router", "server", "line", "gate", "kits")
+        ),
         *DOCTOR,
     },
     "msgpack": {"kardam.protocol"},
@@ -154,7 +160,15 @@ DOORS = {
     "time": {
         *(
             f"kardam.{name}"
-            for name in ("client", "router", "server", "scribe", "telemetry", "verbs.stats")
+            for name in (
+                "client",
+                "dealer",
+                "router",
+                "server",
+                "scribe",
+                "telemetry",
+                "verbs.stats",
+            )
         ),
         *{"workers.process", "workers.nursery", "workers.verbs.playing", *DOCTOR},
     },
@@ -168,7 +182,7 @@ DOORS = {
     "logging": {
         *(
             f"kardam.{name}"
-            for name in ("complaints", "client", "server", "gate", "scribe", "daemon", "__main__")
+            for name in ("complaints", "dealer", "server", "gate", "scribe", "daemon", "__main__")
         ),
         *{"kardam.shared", "workers.swarm"},
     },

@@ -10,7 +10,7 @@ import pytest
 
 from kardam.errors import UsageError
 from kardam.keys import Keys
-from kardam.kits import Folder, Kit, Pair, new_pair, pair_at, read_kit, visitors, write_kit
+from kardam.kits import SERVER, Folder, Kit, Pair, new_pair, pair_at, read_kit, visitors, write_kit
 from kardam.ring import Entry
 from tests.test_cli import Kardam, kardam
 
@@ -223,6 +223,16 @@ def test_a_mistake_with_keys_is_one_sentence(
     assert code == 2
     assert said in err
     assert not (tmp_path / "ops.kit").exists()
+
+
+def test_no_kit_is_made_for_a_server_that_has_no_key_yet(
+    kardam: Kardam, folder: Folder, tmp_path: Path
+) -> None:
+    (folder.path / SERVER).unlink()  # which is how an operator changes it
+    code, _, err = kardam("keys", "kit", str(folder.path), str(tmp_path / "alice.kit"))
+    assert (code, "server.json: not there" in err) == (2, True)
+    assert not (tmp_path / "alice.kit").exists()
+    assert Folder(folder.path).enrolled() == {}
 
 
 def test_a_pair_is_drawn_and_never_twice_the_same() -> None:

@@ -1,11 +1,14 @@
 """`kardam simulate` is the experiment of `kardam run`, and a function of its seed to the byte."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kardam.descent import Descent
+from kardam.messages import Gradient, Verdict
 from tests.test_cli import Kardam
 from tests.test_cli import kardam as kardam  # the fixture
 from tests.test_run import kardam as processes
@@ -51,6 +54,33 @@ def test_its_books_are_those_of_its_journal(kardam: Kardam, tmp_path: Path) -> N
     assert sum(line["admitted"] for line in journal) == books["admitted"]
     assert journal[-1]["updates"] == books["updates"]
     assert books["byzantine"]["delivered"] == sum(line["worker"] >= 7 for line in journal)
+
+
+def test_a_task_that_cannot_be_had_leaves_no_directory(kardam: Kardam, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code, _, err = kardam("simulate", "--task", "npz:path=no.npz", "--out", str(run))
+    assert (code, "no.npz" in err, run.exists()) == (2, True, False)
+    simulated(kardam, run, "--task", "synthetic:d=10", "--arrivals", "20")
+
+
+def test_one_that_is_interrupted_in_the_middle_of_a_step_can_be_replayed(
+    kardam: Kardam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive, turns = Descent.receive, itertools.count(1)
+
+    def interrupted(descent: Descent, gradient: Gradient) -> Verdict:
+        verdict = receive(descent, gradient)
+        if next(turns) == 40:
+            raise KeyboardInterrupt  # the model has moved, and nobody heard of it
+        return verdict
+
+    monkeypatch.setattr(Descent, "receive", interrupted)
+    words = ("--preset", "none", "--task", "synthetic:d=10", "--record", "--quiet")
+    code, _, err = kardam("simulate", *words, "--out", str(tmp_path / "run"))
+    assert (code, "ended: interrupted" in err) == (130, True)
+    code, told, err = kardam("replay", str(tmp_path / "run"), "--json")
+    assert code == 0, err
+    assert json.loads(told)["verdicts"] == 39
 
 
 def test_it_says_when_nobody_answers_any_more(kardam: Kardam, tmp_path: Path) -> None:

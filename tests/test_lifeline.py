@@ -1,5 +1,6 @@
 """A process of ours ends with its parent, and when it is told to, whatever swallows that."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from kardam.errors import EXIT_CODES
-from workers.swarm import Fate
+from kardam.keys import Pass
+from workers.crew import Member
+from workers.swarm import Fate, swarm
 
 HOUSE = Path(__file__).parent.parent
 SECONDS = 20
@@ -76,3 +79,21 @@ def test_who_is_told_to_leave_leaves_though_something_swallows_it() -> None:
 def test_a_killed_workers_command_has_a_code_that_is_told(code: int, meant: int) -> None:
     assert Fate(code, "").exit_code == meant
     assert meant in EXIT_CODES
+
+
+def test_who_waits_for_the_children_of_a_nursery_that_was_killed_hears_that_they_are_no_more() -> (
+    None
+):
+    async def play() -> dict[str, Fate]:
+        asked = asyncio.get_running_loop().create_future()
+        async with asyncio.timeout(60), swarm("synthetic:d=10", "iid", 2, seed=0) as hands:
+            await hands.opening()
+            hands._process.kill()
+            hands.work(Member(0), "tcp://127.0.0.1:1", Pass("token"), patience=60.0)
+            await hands.idle(asked)
+            hands.work(Member(1), "tcp://127.0.0.1:1", Pass("token"), patience=60.0)
+            await hands.idle(asked)
+            return hands.deaths
+
+    died = Fate(1, "its nursery died")
+    assert asyncio.run(play()) == {"0": died, "1": died}

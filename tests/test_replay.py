@@ -234,6 +234,25 @@ def test_another_filter_judges_the_same_arrivals_and_moves_nothing(
     assert (code, "did you mean 'growth'" in err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("file", "said", "words", "code"),
+    [
+        ("journal.jsonl", b"no verdict\n", "a line of no verdict: b'no verdict", 8),
+        ("journal.jsonl", b"\xff\n", "a line of no verdict", 8),
+        ("checkpoints/000000000/state.json", b"{}", "not as kardam writes a checkpoint", 2),
+        ("summary.json", b"{}", "not as kardam writes a run: KeyError('workers')", 2),
+        ("summary.json", b"{", "not as kardam writes a run", 2),
+    ],
+)
+def test_a_file_that_kardam_did_not_write_is_one_sentence(
+    recorded: Path, kardam: Kardam, tmp_path: Path, file: str, said: bytes, words: str, code: int
+) -> None:
+    run = copied(recorded, tmp_path)
+    (run / file).write_bytes(said)
+    got, _, err = kardam("replay", str(run))
+    assert (got, words in err, "Traceback" in err) == (code, True, False), err
+
+
 def test_what_was_not_recorded_can_not_be_replayed(tmp_path: Path, kardam: Kardam) -> None:
     code, _, err = kardam("replay", str(tmp_path))
     assert (code, "nothing was recorded there; begin a run with --record" in err) == (2, True)

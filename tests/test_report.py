@@ -40,9 +40,8 @@ def simulated(folder: Path, preset: str) -> None:
     members = crew(n=4, seed=5, byzantine=1, attack="sign_flip:scale=10", latency=LATENCY)
     with Records.create(folder, f'preset = "{preset}"\n', keep=1) as records:
         recipe = Recipe.of(4, preset=preset)
-        Experiment(recipe, members, "digits", "iid", 5, records).run(
-            Until(arrivals=400), Bar(quiet=True)
-        )
+        one = Experiment(recipe, members, "digits", "iid", 5)
+        one.run(Until(arrivals=400), Bar(quiet=True), records)
 
 
 @pytest.fixture(scope="module")

@@ -355,7 +355,13 @@ def test_a_silent_endpoint_is_given_up_after_ones_patience() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["", "127.0.0.1:5", "tcp://127.0.0.1", "tcp://:5", "http://a:5", "tcp://a:b"]
+    "endpoint",
+    [
+        *("", "127.0.0.1:5", "tcp://127.0.0.1", "tcp://:5", "http://a:5", "tcp://a:b"),
+        # Which ZeroMQ, or a name server, would choke on.
+        *("tcp://a:5/", "tcp://me@a:5", "TCP://a:5", "tcp://[a:5"),
+        *("tcp://a..b:5", f"tcp://{'a' * 64}:5"),
+    ],
 )
 def test_what_is_no_endpoint_is_an_error_with_an_example(endpoint: str) -> None:
     with pytest.raises(UsageError, match=r"expected an endpoint like tcp://127.0.0.1:5555"):

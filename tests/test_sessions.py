@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kardam import uploads
+from kardam.exchange import Send
 from kardam.link import FORGOTTEN, GREETING, SILENT, SILENT_ASKED, Lease, Reconnect, Welcomed
 from kardam.messages import (
     Again,
@@ -37,7 +38,7 @@ from kardam.messages import (
 from kardam.places import VACANT
 from kardam.plan import Until
 from kardam.protocol import CHUNK_BYTES, PROTOCOL
-from kardam.sessions import GONE, MISSING, Send
+from kardam.sessions import GONE, MISSING
 from tests.town import Host, Town
 
 # Two chunks and a bit; large enough that every upload asks first.
@@ -131,7 +132,7 @@ def test_credits_leave_half_of_the_budget_to_those_who_ask() -> None:
     for worker in town.everybody():
         town.answer(worker, large())
     credits = [m for m in town.sent if isinstance(m, Judged) and m.credit]
-    assert len(credits) == town.sessions._uploads.budget // 2 // (4 * LARGE) < 40
+    assert len(credits) == town.sessions.exchange.uploads.budget // 2 // (4 * LARGE) < 40
 
 
 @pytest.mark.parametrize("d", [3, LARGE])
@@ -429,7 +430,7 @@ def test_no_more_is_granted_than_the_budget_and_who_waits_is_served_in_order() -
     for worker, got in zip(workers, leases, strict=True):
         ask(town, worker, got.ticket)
     granted = [m.ticket for m in town.sent if isinstance(m, Grant)]
-    most = town.sessions._uploads.budget // (4 * LARGE)
+    most = town.sessions.exchange.uploads.budget // (4 * LARGE)
     assert len(granted) == most < 40
     assert town.sessions.reserved == most * 4 * LARGE
     # The first one sends its parts, and the first that waits takes its place.
@@ -466,12 +467,12 @@ def test_a_worker_that_dies_while_it_waits_for_a_grant_is_not_waited_for() -> No
     workers = town.everybody()
     for worker in workers:
         ask(town, worker, lease(town, worker).ticket)
-    waiting = [upload.worker for upload in town.sessions._uploads._asking]
+    waiting = [upload.worker for upload in town.sessions.exchange.uploads._asking]
     assert waiting
     for one in waiting:
         host = town.hosts[town.sessions._workers[one].peer]
         town.act(host, host.link.bye())
-    assert not town.sessions._uploads._asking
+    assert not town.sessions.exchange.uploads._asking
 
 
 def test_a_second_push_while_one_is_open_is_a_violation() -> None:
@@ -664,7 +665,7 @@ def test_f_workers_who_hold_their_grants_leave_room_for_the_others() -> None:
         ask(town, host, lease(town, host).ticket)
     for worker in range(f, 19):
         assert town.answer(town.join(worker=worker), np.ones(40, np.float32)) is not None
-    assert town.sessions.reserved <= town.sessions._uploads.budget
+    assert town.sessions.reserved <= town.sessions.exchange.uploads.budget
 
 
 @pytest.mark.parametrize("accuracy", [math.nan, math.inf, -math.inf])
@@ -801,8 +802,8 @@ class AnyConversation(RuleBasedStateMachine):
     @invariant()
     def what_is_reserved_is_for_who_is_there_and_within_the_budget(self) -> None:
         sessions = self.town.sessions
-        assert sessions._uploads._reserved <= sessions._workers.keys()
-        assert sessions.reserved <= sessions._uploads.budget
+        assert sessions.exchange.uploads._reserved <= sessions._workers.keys()
+        assert sessions.reserved <= sessions.exchange.uploads.budget
 
     @precondition(lambda self: hasattr(self, "town"))
     @invariant()

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from kardam.exchange import Judge
 from kardam.link import Lease
 from kardam.messages import Gradient, Grant, Judged, Lent, Part, Push, Vector
 from kardam.rooms import Rooms
-from kardam.sessions import Judge
 from kardam.shared import F_SEAL_FUTURE_WRITE, SharedDesk, SharedShelf
 from tests.town import Host, Town
 

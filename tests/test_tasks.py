@@ -116,7 +116,7 @@ def test_the_users_own_task_is_named_by_its_import_path() -> None:
         ("digits:hiden=3", "did you mean 'hidden'"),
         ("tests.test_worker:raising_task", "raised OSError: no such data"),
         ("tests.test_worker:no_task", "expected a workers.tasks.Task, got int"),
-        ("digits:batch=0", "expected batch >= 1, got 0"),
+        ("digits:batch=0", "expected batch to be an int >= 1, got 0"),
         ("npz", "the key 'path' is needed"),
     ],
 )

@@ -384,6 +384,23 @@ def test_a_group_that_cannot_be_is_one_sentence(groups: Any, words: str) -> None
     ran(house(module), script)
 
 
+def test_what_a_server_would_not_understand_is_not_said_to_it() -> None:
+    module = nn.Linear(1, 1)
+
+    def script(endpoint: str) -> None:
+        for label in ("x" * 129, "two\nlines"):
+            with pytest.raises(UsageError, match="label: expected at most 128 printable"):
+                connect(endpoint, module, label=label).__enter__()
+        with connect(endpoint, module, label="x" * 128) as server:
+            server.pull()
+            module(torch.ones(1)).backward()
+            with pytest.raises(UsageError, match="push: expected examples >= 0, got -1"):
+                server.push(examples=-1)
+            assert server.push(loss=1, examples=8).admitted
+
+    ran(house(module), script)
+
+
 # --- there and back ---
 
 

@@ -13,13 +13,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from kardam.exchange import Effect, Judge, Peer, Send
 from kardam.keys import Tokens
 from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Vanish
 from kardam.messages import Declared, Down, Gradient, Judged, Lent, Manifest, Part, Role, Up, Vector
 from kardam.protocol import CHUNK_BYTES, Bytes, ProtocolError, decode_down, decode_up, encode
 from kardam.recipe import Recipe
 from kardam.ring import Entry, Key
-from kardam.sessions import Effect, Judge, Peer, Send, Sessions, Terms
+from kardam.sessions import Sessions, Terms
 from kardam.shared import SharedDesk, SharedShelf
 from kardam.stats import Stats
 
@@ -94,7 +95,7 @@ class Town:
         # Real memory, with its descriptors.
         self.shelf = SharedShelf(self.d, self.n) if self.shares else None
         if self.shelf is not None:
-            self.sessions.share(self.shelf)
+            self.sessions.exchange.share(self.shelf)
 
     # --- people ---
 

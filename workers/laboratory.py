@@ -30,9 +30,7 @@ MEASURE = 1.0
 
 
 class Experiment:
-    """One run. What `records` keep of it is a function of the arguments, to the last byte; with
-    `record`, that is all that the server heard, and the first and the last model.
-    """
+    """One run. What its records keep of it is a function of the arguments, to the last byte."""
 
     def __init__(
         self,
@@ -41,29 +39,30 @@ class Experiment:
         task: str,
         split: str,
         seed: int,
-        records: Records,
-        record: bool = False,
     ) -> None:
+        """Raises TaskError where the task cannot be had, or not split so."""
+        self._recipe = recipe
         self._network = Network(load_task(task, seed))
         self._workers = hire(members, self._network, seed, split)
         root = root_of(self._network, recipe.root_examples, seed)
         self._descent: Descent = recipe.descent(self._network.x, root, secrets(seed))
         self._descent.hear = self._hear
         self._heard: list[tuple[Event, Verdict | None]] = []
-        self._records = records
-        self._recorded = record
+        self._records: Records
         self._now = 0.0
         self._evaluate_at = self._measure_at = 0.0
         self._stats = Stats(recipe.n, recipe.f, self._descent.filter.slowdown())
-        if record:
-            records.record(asdict(recipe), whole=True, durable=False)
         for member in members:
             self._stats.label(member.index, member.label, member.byzantine)
 
-    def run(self, until: Until, bar: Bar) -> Outcome:
-        """Go on until it is enough, or somebody interrupts."""
+    def run(self, until: Until, bar: Bar, records: Records, record: bool = False) -> Outcome:
+        """Go on until it is enough, or somebody interrupts. To `record` is to keep all that the
+        server heard, and the first and the last model.
+        """
+        self._records = records
         ending = Ending("stalled: nobody answers any more", Stalled.code)
-        if self._recorded:
+        if record:
+            records.record(asdict(self._recipe), whole=True, durable=False)
             self._keep()
         try:
             for now, verdict in simulate(self._descent, self._workers):
@@ -80,7 +79,10 @@ class Experiment:
             ending = Ending("interrupted", 130)
         self._evaluate()
         self._measure()
-        if self._recorded:
+        if record and ending.interrupted:
+            # It may have been in the middle of a step, whose model no recorded event makes.
+            records.settle()
+        elif record:
             self._keep()
         books = {**self._books("ended", until), "ending": ending.why}
         self._records.summary(books)

@@ -67,7 +67,7 @@ class Swarm:
         self.pids: dict[str, int] = {}
         self.fates: dict[str, Fate] = {}
         self.changed = asyncio.Event()
-        self._ordered = 0
+        self._ordered: set[str] = set()
         self._listening: asyncio.Task[None] | None = None
 
     async def opening(self) -> tuple[Manifest, Vector]:
@@ -120,7 +120,10 @@ class Swarm:
         )
 
     def _order(self, order: str, name: str, **rest: Any) -> None:
-        self._ordered += 1
+        self._ordered.add(name)
+        if self._listening is not None and self._listening.done():
+            self._bury()
+            return
         line = json.dumps({"order": order, "name": name, **rest})
         self._orders.write(line.encode() + b"\n")
 
@@ -131,7 +134,7 @@ class Swarm:
 
     async def idle(self, asked: asyncio.Future[Any]) -> None:
         """Wait until all children have ended, or somebody asks for the end."""
-        while len(self.fates) < self._ordered and not asked.done():
+        while self._ordered - self.fates.keys() and not asked.done():
             self.changed.clear()
             change = asyncio.create_task(self.changed.wait())
             await asyncio.wait({change, asked}, return_when=asyncio.FIRST_COMPLETED)
@@ -143,8 +146,11 @@ class Swarm:
 
     async def _listen(self) -> None:
         await self._hear()
-        # The nursery is no more, and so is nobody who lived in it.
-        for name in list(self.pids):
+        self._bury()
+
+    def _bury(self) -> None:
+        """The nursery is no more, and so is nobody who lived in it or was to."""
+        for name in (self._ordered - self.fates.keys()) | self.pids.keys():
             self.fates[name] = Fate(1, "its nursery died")
         self.pids.clear()
         self.changed.set()

@@ -32,6 +32,9 @@ CONNECT = 3.0
 ENROL = 30.0
 PATIENCE = 600.0
 
+# What a server bears to be told.
+EXAMPLES_MAX, LABEL_MAX = 2**53, 128
+
 # What a group says of its parameters, besides which they are; and what holds where it is silent.
 KEYS = {"rate": 1.0, "weight_decay": 0.0}
 
@@ -86,18 +89,20 @@ class Training:
 
         What several `backward` have summed is one answer. A parameter without a gradient counts as
         zeros. `loss` and `examples` are for the server's books alone. Raises UsageError where there
-        is nothing to answer, or to answer with.
+        is nothing to answer, or to answer with, and for `examples` that are no number of them.
         """
         lease = self._lease
         if lease is None:
             raise UsageError("push: there is no model to answer; pull first")
+        if not 0 <= examples <= EXAMPLES_MAX:
+            raise UsageError(f"push: expected examples >= 0, got {examples}")
         g = self._gradient()
         change = self._history.add(lease.ticket, lease.model.version, g, lease.model.x)
         declared = None
         if change is not None and math.isfinite(change.growth):
             declared = Declared(change.growth, change.since)
-        number = loss.item() if isinstance(loss, Tensor) else loss
-        answer = Gradient(self.worker, lease.ticket, g, declared, number, examples)
+        number = float(loss.item() if isinstance(loss, Tensor) else loss)
+        answer = Gradient(self.worker, lease.ticket, g, declared, number, int(examples))
         self._lease = None
         return self._client.push(answer)
 
@@ -137,8 +142,10 @@ def connect(
     `patience`, the seconds of silence that are borne.
 
     Raises Unreachable (no server), Denied (it says no), TaskError (its model is another one) and
-    UsageError (an endpoint or a group that cannot be).
+    UsageError (an endpoint, a label or a group that cannot be).
     """
+    if len(label) > LABEL_MAX or not label.isprintable():
+        raise UsageError(f"label: expected at most {LABEL_MAX} printable characters, got {label!r}")
     endpoint, keys = address(endpoint)
     reach(endpoint, CONNECT)
     place = enrol(endpoint, label, byzantine=False, patience=ENROL, keys=keys)

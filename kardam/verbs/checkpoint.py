@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kardam.checkpoint import kept, load, model_file, save_model
+from kardam.checkpoint import kept, load, model_file, save_model, updates
 from kardam.flags import json_option
 from kardam.growth import norm
 from kardam.help import Ordered
@@ -33,7 +33,7 @@ def list_command(run: Path, as_json: bool) -> None:
     rows = [
         {
             "path": str(folder),
-            "updates": int(folder.name.partition(".")[0]),
+            "updates": updates(folder),
             "bytes": sum(file.stat().st_size for file in folder.iterdir()),
         }
         for folder in kept(run)

@@ -15,6 +15,7 @@ from kardam.flags import json_option
 from kardam.keys import Keys
 from kardam.kits import (
     ROLES,
+    SERVER,
     Folder,
     Kit,
     checked_key,
@@ -131,6 +132,8 @@ def kit_command(keys: Path, file: Path, name: str | None, endpoint: str | None, 
       kardam keys kit runs/mine me.kit --role operator      (kardam stats me.kit)
     """
     folder, pair = Folder.of(keys), new_pair()
+    if not (folder.path / SERVER).exists():
+        raise UsageError(f"{folder.path / SERVER}: not there; its server makes it when it starts")
     where = endpoint or folder.endpoint
     if not where:
         raise UsageError("--endpoint: this server has not run yet; say where they will reach it")

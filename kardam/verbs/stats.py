@@ -7,11 +7,14 @@ import click
 
 from kardam import live
 from kardam.client import Client, Halted, check_endpoint, reach
-from kardam.errors import UsageError
+from kardam.errors import Unreachable, UsageError
 from kardam.flags import json_option
 from kardam.keys import Pass, published
 from kardam.kits import address
 from kardam.verbs.printing import show
+
+# Seconds: nobody means longer, and no system sleeps for ever.
+EVERY_MAX = 86_400.0
 
 
 @click.command("stats", short_help="What a server has done, and who does what.")
@@ -34,8 +37,8 @@ def stats_command(
       kardam stats tcp://127.0.0.1:5555
       kardam stats tcp://127.0.0.1:5555 --watch
     """
-    if not every > 0:
-        raise UsageError(f"--every: expected more than 0 seconds, got {every:g}")
+    if not 0 < every <= EVERY_MAX:
+        raise UsageError(f"--every: expected more than 0 seconds, and a day at most, got {every:g}")
     endpoint, keys = address(endpoint)
     reach(check_endpoint(endpoint), seconds=3.0)
     shows = Pass(token or "", keys) if token or keys else published(endpoint)
@@ -47,8 +50,12 @@ def stats_command(
     with Client(endpoint, "operator", token=shows.token, keys=shows.keys, patience=5.0) as client:
         if watch:
             _watch(client, every, as_json)
-        else:
-            show(client.query(), as_json)
+            return
+        try:
+            books = client.query()
+        except Halted as end:
+            raise Unreachable(f"{endpoint}: it ends just now ({end})") from end
+        show(books, as_json)
 
 
 def _watch(client: Client, every: float, as_json: bool) -> None:

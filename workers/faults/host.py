@@ -1,5 +1,5 @@
-"""A worker's process on virtual time: a real link and a real worker, where process and client are
-the shells. It may be stopped, killed and started again.
+"""A worker's process on virtual time: a real link and a real worker, where process, client and
+dealer are the shells. It may be stopped, killed and started again.
 
 Never in here: which faults there are, or what must hold under them.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kardam.exchange import Peer
 from kardam.link import Action, Lease, Link, News, Reconnect, Say, Tell, Vanish, Welcomed
 from kardam.messages import (
     Beat,
@@ -28,7 +29,6 @@ from kardam.messages import (
     WorkerId,
 )
 from kardam.protocol import PROTOCOL, Bytes, ProtocolError, decode_down, encode
-from kardam.sessions import Peer
 from workers.crew import Member
 from workers.faults.clock import Clock
 from workers.faults.lines import Net, Socket
@@ -38,7 +38,7 @@ from workers.worker import Poison, Worker
 # Seconds between two looks at the clock: rarer than the shell's, for many seeds in little time.
 TICK = 0.5
 
-# As the client's.
+# As the dealer's.
 BACKOFF_FIRST, BACKOFF_LAST = 0.2, 5.0
 
 # What a life waits for: news of a kind, or seconds, in which news are noted (client.wait) ...
@@ -161,7 +161,7 @@ class Host:
 
     def _open(self) -> None:
         self._socket = Socket(self._net, self)
-        self.do(self._link.connected(self._clock.now))
+        self._happen(self._link.connected(self._clock.now))
 
     def _close(self) -> None:
         if self._socket is not None:
@@ -171,7 +171,7 @@ class Host:
     def _tick(self) -> None:
         self._later(TICK, self._tick)
         if self._socket is not None:
-            self.do(self._link.tick(self._clock.now))
+            self._happen(self._link.tick(self._clock.now))
 
     def hear(self, peer: Peer, frames: Sequence[Bytes]) -> None:
         """This came over its line."""
@@ -190,9 +190,9 @@ class Host:
                 self._promises.confused(self.index, str(error))
             return
         self._failures = 0
-        self.do(actions)
+        self._happen(actions)
 
-    def do(self, actions: list[Action]) -> None:
+    def _do(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
                 case Say():
@@ -207,6 +207,10 @@ class Host:
                 case Vanish():
                     self._close()
                     self._reopen(action.seconds)
+
+    def _happen(self, actions: list[Action]) -> None:
+        """Do what the link makes of an event, of which the life may have waited for news."""
+        self._do(actions)
         self._live()
 
     def say(self, message: Up, body: Bytes = b"") -> None:
@@ -238,7 +242,7 @@ class Host:
                 pass
 
     def _leave(self) -> None:
-        self.do(self._link.bye())
+        self._happen(self._link.bye())
         if self._socket is not None:
             self._socket.close(last_words=True)
         self._alive = False
@@ -277,13 +281,13 @@ class Host:
             for there, away in worker.stretches(now - start, left):
                 yield there
                 if away:
-                    self._wish(self._link.vanish(away))
+                    self._do(self._link.vanish(away))
                     yield (away,)
             for gradient in answer.repeats:
-                self._wish(self._link.push(gradient, self._clock.now))
+                self._do(self._link.push(gradient, self._clock.now))
                 yield Judged
             more = answer.rest <= 0
-            self._wish(self._link.push(answer.gradient, self._clock.now, pull=more))
+            self._do(self._link.push(answer.gradient, self._clock.now, pull=more))
             yield Judged
             if more:
                 lease = yield Lease
@@ -292,22 +296,9 @@ class Host:
                 lease = yield from self._pull()
 
     def _pull(self) -> Generator[Wait, Any, Lease]:
-        self._wish(self._link.pull(self._clock.now))
+        self._do(self._link.pull(self._clock.now))
         lease: Lease = yield Lease
         return lease
-
-    def _wish(self, actions: list[Action]) -> None:
-        """Do without going on: whoever lives is asked for this by his own life."""
-        for action in actions:
-            match action:
-                case Say():
-                    self.say(action.message, action.body)
-                case Tell():
-                    self._news.append(action.news)
-                case Reconnect() | Vanish():
-                    self._close()
-                    if isinstance(action, Vanish):
-                        self._reopen(action.seconds)
 
 
 class Ahead(Host):
@@ -327,7 +318,7 @@ class Ahead(Host):
             if self._promises is not None:
                 self._promises.made(answer.gradient, of, lease.model.version, lease.model.x)
             yield worker.owes(self._clock.now).compute
-            self._wish(self._link.push(answer.gradient, self._clock.now))
+            self._do(self._link.push(answer.gradient, self._clock.now))
             yield Judged
             lease, of = ahead, next_of
 

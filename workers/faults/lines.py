@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from kardam.exchange import Peer
 from kardam.protocol import Bytes
-from kardam.sessions import Peer
 from workers.faults.clock import Clock
 from workers.faults.weather import Weather
 

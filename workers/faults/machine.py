@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from kardam.events import Event
+from kardam.exchange import Effect, Judge, Peer, Send
 from kardam.keys import Tokens
 from kardam.messages import Manifest, Verdict
 from kardam.protocol import Bytes, ProtocolError, decode_up, encode
 from kardam.recipe import Recipe
-from kardam.sessions import Effect, Judge, Peer, Send, Sessions, Terms
+from kardam.sessions import Sessions, Terms
 from kardam.state import State
 from kardam.stats import Stats, answers
 from workers.faults.clock import Clock

@@ -133,7 +133,7 @@ class Promises:
 
     def heard(self, sessions: Sessions) -> None:
         """After any message."""
-        uploads, descent = sessions._uploads, sessions.descent
+        uploads, descent = sessions.exchange.uploads, sessions.descent
         self._must(
             0 <= uploads.reserved <= uploads.budget,
             f"{uploads.reserved} bytes are reserved of {uploads.budget}",

@@ -33,8 +33,8 @@ class Task:
             raise TaskError("the model has no parameter that requires a gradient")
         for name in ("train", "test"):
             _check_pair(name, getattr(self, name))
-        if not self.batch >= 1:
-            raise TaskError(f"expected batch >= 1, got {self.batch}")
+        if type(self.batch) is not int or self.batch < 1:
+            raise TaskError(f"expected batch to be an int >= 1, got {self.batch!r}")
 
     @property
     def classes(self) -> int:

@@ -90,7 +90,7 @@ async def run(plan: Plan, members: list[Member], quiet: bool, shares: bool = Tru
         async with daemon.running(plan, manifest, x) as running:
             server = running.server
             if memory is not None:
-                server.sessions.share(memory)
+                server.sessions.exchange.share(memory)
             hands.evaluate(server.endpoint, running.evaluator(), EVALUATE_EVERY, PATIENCE)
             for member in members:
                 shows = running.worker(member.index, member.label, member.byzantine)

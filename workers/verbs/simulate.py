@@ -81,8 +81,9 @@ def prepare(choices: dict[str, Any]) -> Ready:
         # Torch is loaded by those who compute, and no other verb of this process does.
         from workers import laboratory
 
+        # Who has no task leaves no directory.
+        one = laboratory.Experiment(recipe, members, task, split, seed)
         with Records.create(out, experiment, keep=1) as records, Bar(quiet) as bar:
-            one = laboratory.Experiment(recipe, members, task, split, seed, records, record)
-            return one.run(until, bar)
+            return one.run(until, bar, records, record)
 
     return Ready(experiment, begin)

@@ -1,8 +1,9 @@
 """kardam work: processes for somebody's server."""
 
+import contextlib
+import math
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import click
 import uvloop
 
 from kardam import daemon
-from kardam.client import Client, check_endpoint, enrol, reach
-from kardam.errors import UsageError
+from kardam.client import Client, Halted, check_endpoint, enrol, reach
+from kardam.errors import KardamError, UsageError
 from kardam.keys import Keys, Pass
 from kardam.kits import visitors
 from kardam.messages import Enrolled
@@ -26,6 +27,9 @@ from workers.verbs.options import pace_options
 # Seconds without a word from the server after which a worker gives up, whose server may have to be
 # started again.
 WORKER_PATIENCE = 600.0
+
+# A worker's place at the server, and what whoever fills it shows.
+Place = tuple[Enrolled, Keys | None]
 
 
 @click.command("work", short_help="Workers for a server: honest, slow or lying.")
@@ -81,50 +85,53 @@ def work_command(
     if count < 1:
         raise UsageError(f"--count: expected at least 1, got {count}")
     endpoint, held = visitors(where, count, server_key, key or MY_KEY)
-    if not straggler >= 1:
+    if not 1 <= straggler < math.inf:
         raise UsageError(f"--straggler: expected a factor of at least 1, got {straggler}")
+    if not patience > 0:
+        raise UsageError(f"--patience: expected more than 0 seconds, got {patience:g}")
     kind = Member(0, factor=straggler, straggler=straggler > 1, **choices)
     without_sight(checked([kind]))
     reach(check_endpoint(endpoint), seconds=3.0)
-    sys.exit(uvloop.run(_work(endpoint, held, kind, task, split, patience)))
+    places: list[Place] = []
+    try:
+        # The places are taken first, so that `kardam stats` shows them while torch is loading; and
+        # before there is an event loop, which would hear Ctrl-C only after it.
+        for keys in held:
+            place = enrol(endpoint, kind.label, kind.byzantine, PATIENCE, keys)
+            places.append((place, keys))
+        sys.exit(uvloop.run(_work(endpoint, places, kind, task, split, patience)))
+    finally:
+        # What nobody came to fill is free for the next; if not at once, then after a minute.
+        with contextlib.suppress(KardamError, Halted):
+            for place, keys in places:
+                with Client(endpoint, "worker", token=place.token, keys=keys, patience=PATIENCE):
+                    pass
 
 
 async def _work(
     endpoint: str,
-    held: Sequence[Keys | None],
+    places: list[Place],
     kind: Member,
     task: str | None,
     split: str | None,
     patience: float,
 ) -> int:
-    """The exit code."""
-    places: list[tuple[Enrolled, Keys | None]] = []
-    count = len(held)
-    try:
-        # The places are taken first, so that `kardam stats` shows them while torch is loading.
-        for keys in held:
-            place = enrol(endpoint, kind.label, kind.byzantine, PATIENCE, keys)
-            places.append((place, keys))
-        with daemon.interrupts() as asked:
-            terms, _ = places[0]
-            task, split = _agreed("task", task, terms.task), _agreed("split", split, terms.split)
-            liars = count if kind.byzantine else 0
-            async with swarm(task, split, terms.n, terms.seed, liars) as hands:
-                await daemon.unless(asked, hands.opening())
-                while places:
-                    place, keys = places.pop()
-                    member = replace(kind, index=place.worker)
-                    hands.work(member, endpoint, Pass(place.token, keys), patience)
-                click.echo(f"{count} at work for {endpoint}; Ctrl-C to leave", err=True)
-                await hands.idle(asked)
-                for name, fate in hands.deaths.items():
-                    click.echo(f"worker {name}: {fate}", err=True)
-                return max((fate.exit_code for fate in hands.deaths.values()), default=0)
-    finally:
-        # What nobody came to fill is free for the next.
-        for place, keys in places:
-            with Client(endpoint, "worker", token=place.token, keys=keys, patience=PATIENCE):
-                pass
+    """The exit code, when all have ended; whose place was filled is no longer among them."""
+    count, (terms, _) = len(places), places[0]
+    with daemon.interrupts() as asked:
+        task, split = _agreed("task", task, terms.task), _agreed("split", split, terms.split)
+        liars = count if kind.byzantine else 0
+        async with swarm(task, split, terms.n, terms.seed, liars) as hands:
+            await daemon.unless(asked, hands.opening())
+            while places:
+                place, keys = places.pop()
+                member = replace(kind, index=place.worker)
+                hands.work(member, endpoint, Pass(place.token, keys), patience)
+            click.echo(f"{count} at work for {endpoint}; Ctrl-C to leave", err=True)
+            await hands.idle(asked)
+            for name, fate in hands.deaths.items():
+                click.echo(f"worker {name}: {fate}", err=True)
+            return max((fate.exit_code for fate in hands.deaths.values()), default=0)
 
 
 def _agreed(knob: str, ours: str | None, theirs: str) -> str:
