@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kardam import checkpoint
 from kardam.checkpoint import CHECKPOINTS, PLAIN
 from kardam.errors import UsageError
-from kardam.records import EXPERIMENT, JOURNAL, METRICS, SUMMARY
+from kardam.records import EXPERIMENT, JOURNAL, METRICS, PLACES, SUMMARY, Holder
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -162,6 +162,15 @@ def people(run: Path) -> dict[int, Person]:
         return {row["worker"]: Person(row["label"], row["byzantine"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{run}: not as kardam writes a run: {error!r}") from error
+
+
+def holders(run: Path) -> list[Holder]:
+    """Whose each place was, in order; none where there were no keys. Raises UsageError."""
+    path = run / PLACES
+    try:
+        return [Holder(**line) for line in _lines(path)] if path.is_file() else []
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{path}: not as kardam writes it: {error}") from error
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

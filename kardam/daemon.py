@@ -49,6 +49,8 @@ T = TypeVar("T")
 # Seconds between two looks at whether it is enough, which are also two pictures of a live view.
 LOOK = 0.25
 
+MIB = 2**20
+
 
 def house(
     recipe: Recipe, x: Vector, manifest: Manifest, *, seed: int, task: str, split: str = "iid"
@@ -200,6 +202,7 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
             seconds,
             (lambda: run.scribe.settle()) if plan.durable else None,
             locked=locked,
+            memory_limit=_memory_limit(plan, sessions),
         ) as server:
             # Who has no port leaves no directory; and no message comes before the first `await`.
             with _records(plan, before) as records, published(server, key):
@@ -213,9 +216,22 @@ async def running(plan: Plan, manifest: Manifest, x: Vector) -> AsyncIterator[Ru
                 scribe = Scribe(sessions, records, plan.every, lambda: server.now, plan.durable)
                 sessions.descent.hear = scribe.hear
                 run = Run(server, plan.until, scribe, asked, key)
-                scribe.begin()
+                scribe.begin(folder.enrolled() if folder is not None else {})
                 async with _dashboard(run, door):
                     yield run
+
+
+def _memory_limit(plan: Plan, sessions: Sessions) -> int | None:
+    """In bytes, if there is one. Raises UsageError where honest work alone may need more."""
+    if plan.memory_limit is None:
+        return None
+    least = memory.least(sessions.explained()) // MIB + 1
+    if plan.memory_limit < least:
+        raise UsageError(
+            f"--memory-limit: expected at least {least} MiB for n={plan.recipe.n} and"
+            f" {sessions.terms.manifest.d:,} numbers, got {plan.memory_limit}"
+        )
+    return plan.memory_limit * MIB
 
 
 @contextlib.contextmanager

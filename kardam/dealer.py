@@ -24,6 +24,9 @@ BACKOFF_FIRST, BACKOFF_LAST = 0.2, 5.0
 # Flags as plain numbers; see kardam.router.
 NOW, READABLE, WRITABLE = int(zmq.NOBLOCK), int(zmq.POLLIN), int(zmq.POLLOUT)
 
+# Seconds without a turn, in which it was this process that was stopped, and not the server silent.
+STOPPED = 1.0
+
 # Last words have this long, in milliseconds.
 LINGER_MS = 1000
 
@@ -48,7 +51,7 @@ class Dealer:
         self._backoff = backoff
         self._line: Line | None = None
         self._outbox: deque[list[Bytes]] = deque()
-        self._heard = 0.0
+        self._heard = self._turned = 0.0
         # Whether the server has ever answered.
         self._welcome = False
         self._failures = 0
@@ -57,7 +60,7 @@ class Dealer:
     def begin(self) -> None:
         """Be ready for the first turn."""
         self._context = zmq.Context()
-        self._heard = time.monotonic()
+        self._heard = self._turned = time.monotonic()
 
     def wish(self, wish: Callable[[float], list[Action]]) -> None:
         """Do what the link makes of the owner's wish."""
@@ -68,12 +71,15 @@ class Dealer:
     def turn(self, seconds: float, patience: float) -> None:
         """Hear what comes within so many seconds, until something came, and see to what is due.
 
-        Raises Unreachable when the server has been silent for `patience`.
+        Raises Unreachable when the server has been silent for `patience`, and we listened.
         """
         if self._line is None and time.monotonic() >= self._open_at:
             self._open(time.monotonic())
         readable = self._wait(seconds)
         now = time.monotonic()
+        if (stopped := now - self._turned) > STOPPED:
+            self._heard = max(self._heard, min(self._heard + stopped, now))
+        self._turned = now
         while readable:
             self._read(now)
             readable = self._wait(0)

@@ -25,7 +25,7 @@ from kardam.messages import (
 from kardam.protocol import Bytes, vector
 from kardam.rooms import Shelf
 from kardam.stats import Stats
-from kardam.uploads import Upload, Uploads
+from kardam.uploads import Uploads
 
 # What the socket calls a peer; random at each connection, and nobody's identity.
 Peer = bytes
@@ -208,10 +208,13 @@ class Exchange:
     def part(self, worker: WorkerId, part: Part, body: Bytes, now: float) -> list[Effect]:
         """A chunk of what was granted."""
         upload = self.uploads.under_way(worker, part.ticket)
+        if upload is None and self.uploads.behind(worker, part.ticket):
+            return []
         if upload is None:
             return self._violated(worker)
         if not upload.take(part, body, now):
-            return self._abort(upload, "malformed", now)
+            self.uploads.end(worker)
+            return self._refuse(worker, part.ticket, "malformed", now)
         self._stats.moved(len(body), 0, now)
         if (g := upload.complete) is None:
             return []
@@ -220,15 +223,11 @@ class Exchange:
 
     def abort_late(self, now: float) -> list[Effect]:
         """Wait no longer for chunks that have not come in time."""
-        return [
-            effect
-            for upload in self.uploads.late(now)
-            for effect in self._abort(upload, "late", now)
-        ]
-
-    def _abort(self, upload: Upload, rule: str, now: float) -> list[Effect]:
-        self.uploads.end(upload.worker)
-        return self._refuse(upload.worker, upload.push.ticket, rule, now)
+        effects: list[Effect] = []
+        for upload in self.uploads.late(now):
+            self.uploads.give_up(upload)
+            effects += self._refuse(upload.worker, upload.push.ticket, "late", now)
+        return effects
 
     def _refuse(self, worker: WorkerId, ticket: int, rule: str, now: float) -> list[Effect]:
         return self.judged(self._descent.refuse(worker, ticket, rule), now)

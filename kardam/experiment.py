@@ -30,6 +30,7 @@ OF_A_SERVER = {
     "bind",
     "keys",
     "insecure",
+    "memory-limit",
     "checkpoint-updates",
     "checkpoint-seconds",
     "keep",

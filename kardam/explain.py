@@ -5,6 +5,7 @@ Never in here: a file, or anything that the journal does not say.
 
 import math
 import statistics
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -66,12 +67,15 @@ class Reason:
 
 @dataclass
 class Account:
-    """One worker: how often it answered and was used, and the others on average; why it was
+    """One worker, or one key of several that had its place (`key` and `name` are empty where there
+    were none): how often it answered and was used, and the others on average; why it was
     refused, most often first; and the terms it served, from the second of the first refusal that
     tells of one to when it was used again (None: not before the journal ends).
     """
 
     worker: int
+    key: str
+    name: str
     label: str
     delivered: int
     admitted: int
@@ -100,24 +104,41 @@ class _Seen:
     serving: bool = False
 
 
-def accounts(journal: Iterable[Line], labels: Mapping[int, str]) -> list[Account]:
-    """Every worker that the journal knows, in order."""
-    seen: dict[int, _Seen] = defaultdict(_Seen)
+# Whose a place was from this second on: seconds, worker, key, name.
+Holder = tuple[float, int, str, str]
+
+
+def accounts(
+    journal: Iterable[Line], labels: Mapping[int, str], holders: Iterable[Holder] = ()
+) -> list[Account]:
+    """Every worker that the journal knows, in order; one after another where a place was of several
+    keys.
+    """
+    turns: dict[int, list[Holder]] = defaultdict(list)
+    for holder in holders:
+        turns[holder[1]].append(holder)
+    seen: dict[tuple[int, str, str], _Seen] = defaultdict(_Seen)
     for line in journal:
-        _see(seen[int(line["worker"])], line)
-    shares = {worker: its.admitted / its.delivered for worker, its in seen.items()}
+        worker = int(line["worker"])
+        turn = bisect_right(turns[worker], float(line["seconds"]), key=lambda holder: holder[0])
+        _, _, key, name = turns[worker][turn - 1] if turn else (0.0, worker, "", "")
+        _see(seen[worker, key, name], line)
+    shares = {who: its.admitted / its.delivered for who, its in seen.items()}
     return [
         Account(
             worker=worker,
-            label=labels.get(worker, ""),
+            key=key,
+            name=name,
+            # What is known of it is of who has the place now.
+            label=labels.get(worker, "") if key == _latest(turns[worker]) else "",
             delivered=its.delivered,
             admitted=its.admitted,
-            share=shares[worker],
-            others=_mean(share for other, share in shares.items() if other != worker),
+            share=shares[worker, key, name],
+            others=_mean(share for who, share in shares.items() if who != (worker, key, name)),
             reasons=sorted(_reasons(its), key=lambda reason: -reason.count),
             terms=its.terms,
         )
-        for worker, its in sorted(seen.items())
+        for (worker, key, name), its in sorted(seen.items(), key=lambda item: item[0][0])
     ]
 
 
@@ -126,6 +147,11 @@ def why(rule: str, value: float, low: float, high: float) -> str:
     `low` to `high`.
     """
     return _words(rule, _side(value, low, high), value, low, high)
+
+
+def _latest(turns: list[Holder]) -> str:
+    """The key whose the place is; empty where it is nobody's, or there are none."""
+    return turns[-1][2] if turns else ""
 
 
 def _see(its: _Seen, line: Line) -> None:
@@ -174,7 +200,9 @@ def _mean(shares: Iterable[float]) -> float:
 
 def sentences(account: Account) -> list[str]:
     """The account of one worker, for whoever asks why."""
-    who = f"Worker {account.worker}" + f" ({account.label})" * bool(account.label)
+    name = f"{account.name}, key {account.key[:8]}" if account.key else ""
+    known = "; ".join(filter(None, (name, account.label)))
+    who = f"Worker {account.worker}" + f" ({known})" * bool(known)
     others = "" if math.isnan(account.others) else f"; of the others' {_share(account.others)}"
     said = [
         f"{who} answered {account.delivered:,} times, and {_share(account.share)} of its work was"

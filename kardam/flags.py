@@ -112,6 +112,13 @@ bind_options = options(
     click.option(
         "--insecure", is_flag=True, help="Let in anybody who reaches --bind, whoever that is."
     ),
+    click.option(
+        "--memory-limit",
+        type=int,
+        metavar="MIB",
+        help="Close all connections where the server has more memory: they come back, and what was"
+        " sent to fill it does not.  [default: 256 MiB beyond what its work explains]",
+    ),
 )
 
 dashboard_option = click.option(
@@ -259,4 +266,5 @@ def plan_of(choices: dict[str, Any]) -> Plan:
         record=choices.pop("record"),
         durable=choices.pop("durable"),
         keys=keys,
+        memory_limit=choices.pop("memory_limit"),
     )

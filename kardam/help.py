@@ -20,7 +20,7 @@ SECTIONS = {
         *("optimizer", "gather", "aggregator", "memory"),
     ),
     "When it is enough": ("updates", "arrivals", "seconds", "target"),
-    "Where it listens": ("bind", "keys", "insecure", "dashboard"),
+    "Where it listens": ("bind", "keys", "insecure", "memory_limit", "dashboard"),
     "What is kept": (
         *("out", "resume", "checkpoint_updates", "checkpoint_seconds", "keep"),
         "dry_run",

@@ -27,6 +27,11 @@ def resident() -> int:
         return 0
 
 
+def least(explained: int) -> int:
+    """The least limit under which work of so many bytes has room, beside what there is by now."""
+    return resident() + explained + SLACK // 4
+
+
 def trim() -> None:
     """Give back to the system what is free. Does nothing where the C library is another."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -53,6 +53,12 @@ class Until:
             return f"accuracy {stats.accuracy:.3f}"
         return ""
 
+    @property
+    def by_accuracy_alone(self) -> bool:
+        """Whether it is never enough unless somebody evaluates."""
+        others = (self.updates, self.arrivals, self.seconds)
+        return self.target is not None and all(its is None for its in others)
+
     def share(self, stats: Stats, now: float) -> float:
         """How much of the way is gone, 0 to 1; the furthest of them."""
         ways = [
@@ -95,6 +101,8 @@ class Plan:
     `keys` is the folder of those who may come, under CURVE; where there is none, anybody may who
     reaches the port, and has a token.
 
+    `memory_limit` is so many MiB of the server's process, after which it closes its connections.
+
     `experiment` is the text of its file, `out` its directory. A run that goes on from a
     `checkpoint` does so in its own directory (`in_place`), or begins another one.
     """
@@ -115,3 +123,4 @@ class Plan:
     record: bool = False
     durable: bool = False
     keys: Path | None = None
+    memory_limit: int | None = None

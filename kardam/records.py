@@ -4,6 +4,7 @@
     environment.json   host, date, versions, endpoint: outside any promise of determinism
     journal.jsonl      one line a verdict: its second, the gradient's fingerprint, and the fields of
                        `messages.Verdict`
+    places.jsonl       where there are keys: whose each place is, from which second on
     metrics.jsonl      how the run stood, about once a second
     checkpoints/       models and server states, the newest few
     recording/         the gradients themselves, and all else that happened (see tape)
@@ -13,6 +14,7 @@
 Never in here: what is worth writing, or when.
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -26,18 +28,31 @@ from kardam.errors import Unwritable, UsageError
 from kardam.events import Event, Receiving
 from kardam.fingerprint import fingerprint
 from kardam.logs import Log
-from kardam.messages import Manifest, Model, Vector, Verdict
+from kardam.messages import Manifest, Model, Vector, Verdict, WorkerId
 from kardam.recording import Recording, cut
+from kardam.ring import Key
 from kardam.state import State
 from kardam.tape import Mark
 
 EXPERIMENT, ENVIRONMENT = "experiment.toml", "environment.json"
 JOURNAL, METRICS, SUMMARY = "journal.jsonl", "metrics.jsonl", "summary.json"
+PLACES = "places.jsonl"
 
 # The marks of a run that has not begun.
-NOTHING: State = {"journal": 0, "metrics": 0}
+NOTHING: State = {"journal": 0, "metrics": 0, "places": 0}
 
 _VERDICT = tuple(field.name for field in fields(Verdict))
+
+
+class Holder(NamedTuple):
+    """Whose a worker's place is from this second on: a key and its name, both empty for nobody's;
+    a line of PLACES.
+    """
+
+    seconds: float
+    worker: WorkerId
+    key: Key
+    name: str
 
 
 class Records:
@@ -48,6 +63,8 @@ class Records:
         self.recording: Recording | None = None
         self._keep = keep
         self._journal, self._metrics = Log(folder / JOURNAL), Log(folder / METRICS)
+        # Only where there are keys.
+        self._places = Log(folder / PLACES) if (folder / PLACES).exists() else None
         self._recipe: Mapping[str, Any] = {}
         # Where in the recording each of our checkpoints lies.
         self._marks: dict[str, Mark] = {}
@@ -72,6 +89,8 @@ class Records:
             records = cls(folder, keep)
             records._journal.mend(marks["journal"])
             records._metrics.mend(marks["metrics"])
+            if records._places is not None:
+                records._places.mend(marks.get("places", 0))
             if (mark := marks.get("recording")) is not None:
                 cut(folder, Mark(**mark))
             (folder / SUMMARY).unlink(missing_ok=True)
@@ -83,8 +102,8 @@ class Records:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._journal.close()
-        self._metrics.close()
+        for log in self._logs():
+            log.close()
         if self.recording is not None:
             self.recording.close()
 
@@ -113,16 +132,27 @@ class Records:
         """One judged gradient, at this second, and its fingerprint."""
         self._journal.add(entry(verdict, seconds, print_))
 
+    def place(self, holder: Holder) -> None:
+        """A place is somebody else's. Raises Unwritable."""
+        if self._places is None:
+            try:
+                self._places = Log(self.folder / PLACES)
+            except OSError as error:
+                raise Unwritable(f"{self.folder / PLACES}: {error.strerror}") from error
+        self._places.add({**holder._asdict(), "seconds": round(holder.seconds, 6)})
+
     def measure(self, metrics: Mapping[str, Any]) -> None:
         """How the run stands."""
         self._metrics.add(metrics)
 
     def flush(self) -> None:
         """Everything that was told so far, on its way to the disk. Raises Unwritable."""
-        try:
-            self._journal.flush()
-        finally:
-            self._metrics.flush()
+        with contextlib.ExitStack() as logs:
+            for log in self._logs():
+                logs.callback(log.flush)
+
+    def _logs(self) -> list[Log]:
+        return [self._journal, self._metrics, *([self._places] if self._places else [])]
 
     def keeps(self, model: Model, seconds: float) -> None:
         """Here is a checkpoint, or the end: the recording has the model's fingerprint, and is
@@ -145,6 +175,7 @@ class Records:
         return {
             "journal": self._journal.position,
             "metrics": self._metrics.position,
+            "places": self._places.position if self._places is not None else 0,
             "recording": mark._asdict() if mark is not None else None,
         }
 
@@ -153,8 +184,8 @@ class Records:
         folder = self.folder / CHECKPOINTS
         path = checkpoint.place(folder, updates)
         # What its marks speak of is there before it.
-        self._journal.settle()
-        self._metrics.settle()
+        for log in self._logs():
+            log.settle()
         checkpoint.save(path, manifest, x, state)
         recording, mark = self.recording, state["records"]["recording"]
         if recording is not None and mark is not None:

@@ -31,12 +31,19 @@ class Ring:
         # The server's own peers: they live as long as this process, and are in no list.
         self._own: dict[Key, Entry] = {}
         self._places: dict[Key, WorkerId] = {}
+        # How many places were taken since this server began.
+        self.takes = 0
 
     def __contains__(self, key: Key) -> bool:
         return key in self._enrolled or key in self._own
 
     def __len__(self) -> int:
         return len(self._enrolled)
+
+    @property
+    def enrolled(self) -> Mapping[Key, Entry]:
+        """Who is, but for the server's own peers."""
+        return self._enrolled
 
     def entry(self, key: Key) -> Entry | None:
         """As what this key may come; None for a stranger's."""
@@ -73,11 +80,16 @@ class Ring:
         free = next((worker for worker in range(self.n) if worker not in taken), None)
         if free is not None:
             self._places[key] = free
+            self.takes += 1
         return free
 
     def free(self, key: Key) -> WorkerId | None:
         """The place that this key had is nobody's."""
         return self._places.pop(key, None)
+
+    def holder(self, worker: WorkerId) -> Key:
+        """Whose this place is; empty where it is nobody's."""
+        return next((key for key, place in self._places.items() if place == worker), "")
 
     @property
     def taken(self) -> set[WorkerId]:

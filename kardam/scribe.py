@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from kardam.errors import Unwritable
-from kardam.events import Event
-from kardam.messages import Manifest, Model, Verdict
+from kardam.events import Event, Turning
+from kardam.messages import Manifest, Model, Verdict, WorkerId
 from kardam.plan import Every
-from kardam.records import Records
+from kardam.records import Holder, Records
+from kardam.ring import Entry, Key
 from kardam.sessions import Sessions
 from kardam.state import State
 
@@ -58,11 +59,13 @@ class Scribe:
         self._measure_at = -math.inf
         self._kept_at = clock()
         self._kept_updates = sessions.descent.model.version
-        self._kept_issues = sessions.tokens.issues
+        self._kept_joined = sessions.joined
         self._writing: asyncio.Task[Path] | None = None
 
     def hear(self, event: Event, verdict: Verdict | None) -> None:
         """Something happened to the descent. Raises Unwritable where that is to be durable."""
+        if isinstance(event, Turning) and event.how != "excuse":
+            self._place(event.worker, self.sessions.ring.enrolled)
         if verdict is None or not self._flooded_by(verdict):
             with self._saying("recording"):
                 self._records.hear(event, verdict, self._clock())
@@ -71,6 +74,13 @@ class Scribe:
         """What was heard so far is on the disk. Raises Unwritable."""
         self._records.settle()
 
+    def _place(self, worker: WorkerId, enrolled: Mapping[Key, Entry]) -> None:
+        """Whose this place is from now on."""
+        key = self.sessions.ring.holder(worker)
+        name = enrolled[key].name if key in enrolled else ""
+        with self._saying("logs"):
+            self._records.place(Holder(self._clock(), worker, key, name))
+
     def _flooded_by(self, verdict: Verdict) -> bool:
         """Whether there is enough of what this worker sends and nobody asked for."""
         if verdict.version >= 0:
@@ -78,10 +88,13 @@ class Scribe:
         tally = self.sessions.stats.workers[verdict.worker].tally
         return tally.refused[verdict.rule] >= UNASKED_MAX
 
-    def begin(self) -> None:
+    def begin(self, enrolled: Mapping[Key, Entry]) -> None:
         """Keep the beginning, before anything happens, so that from now on there is something to go
-        on from. Raises Unwritable where that is to be durable.
+        on from; and whose each place is, by those who are enrolled. Raises Unwritable where that is
+        to be durable.
         """
+        for worker in sorted(self.sessions.ring.taken):
+            self._place(worker, enrolled)
         with self._saying("logs"):
             self._records.flush()  # what was retold
         with self._saying("checkpoint"):
@@ -96,7 +109,7 @@ class Scribe:
         if self._writing is not None:
             return False
         updates = self.sessions.descent.model.version - self._kept_updates
-        joined = self.sessions.tokens.issues > self._kept_issues
+        joined = self.sessions.joined > self._kept_joined
         since = now - self._kept_at
         return self._every.due(updates, since) or (joined and since >= MEASURE)
 
@@ -151,7 +164,7 @@ class Scribe:
             "seconds": now,
         }
         self._kept_at, self._kept_updates = now, model.version
-        self._kept_issues = self.sessions.tokens.issues
+        self._kept_joined = self.sessions.joined
         return self.sessions.terms.manifest, model, state
 
     def _keep(self, manifest: Manifest, model: Model, state: State) -> Path:

@@ -198,7 +198,7 @@ class Server:
         if self._crashed.done() or self._socket.closed:
             return
         try:
-            more = self._gate is not None and self._gate.look()
+            more = self._gate is not None and self._gate.look(self.now)
             if self._router.look() or more:
                 self._more = True
                 self._loop.call_soon(self._look)

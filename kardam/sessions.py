@@ -94,6 +94,8 @@ class Sessions:
         self._workers: dict[WorkerId, Session] = {}
         self._roll = Roll(descent.n, tokens, self._begin, now)
         self.exchange = Exchange(descent, stats, terms.quorum, terms.chunk)
+        # When time last passed here.
+        self._ticked = now
         self._manifest = encode_manifest(terms.manifest)
         self._digest = digest(self._manifest)
 
@@ -163,10 +165,19 @@ class Sessions:
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: some are gone, some uploads are late."""
+        if now - self._ticked > MISSING:
+            self._excuse_silence(now - self._ticked, now)
+        self._ticked = now
         for session in [s for s in self._sessions.values() if now - s.heard > GONE]:
             self._drop(session, "gone", now)
         late = self.exchange.abort_late(now)
         return late + self.exchange.grant(now) + self.exchange.serve(now)
+
+    def _excuse_silence(self, seconds: float, now: float) -> None:
+        """This server was stopped, or stood before a slow disk: it does not know who was silent."""
+        for session in self._sessions.values():
+            session.heard = min(session.heard + seconds, now)
+        self.exchange.uploads.excuse(seconds, now)
 
     def drain(self, over: bool = True) -> None:
         """Lend no more models and begin no more uploads; those under way may finish. Unless it is
@@ -188,6 +199,11 @@ class Sessions:
     def ring(self) -> Ring:
         """Who may come, where there are keys."""
         return self._roll.ring
+
+    @property
+    def joined(self) -> int:
+        """How many tokens or places somebody got since this server began."""
+        return self.tokens.issues + self.ring.takes
 
     @property
     def peers(self) -> Collection[Peer]:

@@ -37,6 +37,15 @@ class Upload:
     def granted(self) -> bool:
         return self._buffer is not None
 
+    @property
+    def left(self) -> int:
+        """How many chunks have not come."""
+        return -(-(self._size * 4 - self._received) // self._chunk)
+
+    def excuse(self, seconds: float, now: float) -> None:
+        """So long it was not looked at, and nothing can be said of its lateness."""
+        self.deadline = min(self.deadline + seconds, now + PATIENCE)
+
     def grant(self, now: float) -> None:
         """Its bytes may come from now on."""
         self._buffer = np.empty(self._size, np.float32)
@@ -78,6 +87,8 @@ class Uploads:
         self._reserved: set[WorkerId] = set()
         self._uploads: dict[WorkerId, Upload] = {}
         self._asking: deque[Upload] = deque()
+        # Of an upload that was given up: its ticket, and how many of its chunks may be on the way.
+        self._behind: dict[WorkerId, tuple[int, int]] = {}
 
     def __bool__(self) -> bool:
         """Whether any is asked for or under way."""
@@ -126,6 +137,25 @@ class Uploads:
     def late(self, now: float) -> list[Upload]:
         """Those that have waited too long for their next chunk."""
         return [upload for upload in self._uploads.values() if now > upload.deadline]
+
+    def excuse(self, seconds: float, now: float) -> None:
+        """Nobody looked at any of them for so long."""
+        for upload in self._uploads.values():
+            if upload.granted:
+                upload.excuse(seconds, now)
+
+    def give_up(self, upload: Upload) -> None:
+        """It is too late; what of it is on its way comes for nothing, and is nobody's fault."""
+        self.end(upload.worker)
+        self._behind[upload.worker] = upload.push.ticket, upload.left
+
+    def behind(self, worker: WorkerId, ticket: int) -> bool:
+        """Whether a chunk under this ticket is of an upload that was given up. Each counts once."""
+        given_up, left = self._behind.get(worker, (ticket, 0))
+        if ticket != given_up or left == 0:
+            return False
+        self._behind[worker] = given_up, left - 1
+        return True
 
     def end(self, worker: WorkerId) -> None:
         """Nothing of this worker's is on its way any more: it is there, or given up."""

@@ -6,11 +6,14 @@ The README's table of that name has a line for each; bench.rogues has the peers.
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from bench import rogues
 from kardam import memory
@@ -20,6 +23,7 @@ from kardam.memory import SLACK, Watch
 from kardam.messages import Gradient
 from kardam.router import FRAMES_BUDGET
 from kardam.server import Server, serve
+from tests.test_run import kardam, lines, started
 from tests.test_server import ANY_PORT, SECONDS, answer, sessions, until, worker
 
 MIB = 2**20
@@ -160,6 +164,30 @@ async def test_in_a_flood_of_garbage_the_honest_have_their_turn_and_the_log_one_
 
 
 # --- what the server says of it, and when it lets go ---
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_with_a_memory_limit_a_server_lets_go_before_it_would_by_itself(
+    tmp_path: Path, limited: bool
+) -> None:
+    save_file({"x": np.zeros(10, np.float32)}, tmp_path / "model.safetensors")
+    words = ("serve", "model.safetensors", "--workers", "4", "--out", "run")
+    code, _, err = kardam(*words, "--memory-limit", "1", cwd=tmp_path)
+    told = re.search(
+        r"--memory-limit: expected at least (\d+) MiB for n=4 and 10 numbers, got 1", err
+    )
+    assert told is not None, err
+    assert (code, (tmp_path / "run").exists()) == (2, False)
+    limit = ("--memory-limit", told[1]) if limited else ()
+    with started(*words, *limit, cwd=tmp_path) as server:
+        endpoint = lines(server, r"kardam work (tcp://127\.0\.0\.1:\d+)")[1]
+        with rogues.Raw(endpoint) as peer:
+            # Less than what nobody explains and is borne.
+            with contextlib.suppress(OSError):
+                for _ in range(SLACK // MIB * 7 // 8):
+                    peer.send(rogues.frame(bytes(MIB), rogues.MORE))
+            assert peer.hung_up(5.0 if limited else 1.0) == limited
+        assert server.poll() is None
 
 
 def test_a_kind_of_complaint_is_one_line_an_interval_with_its_count(

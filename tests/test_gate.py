@@ -13,9 +13,18 @@ import numpy as np
 import pytest
 import zmq
 
+from bench import floods
 from kardam.client import Client, enrol
 from kardam.errors import Denied, Unreachable
-from kardam.gate import DOMAIN, NAMED_MAX, Gate, Locked
+from kardam.gate import (
+    DOMAIN,
+    ENDPOINT,
+    NAMED_MAX,
+    STRANGERS_A_SECOND,
+    WAITING_MAX,
+    Gate,
+    Locked,
+)
 from kardam.keys import Keys
 from kardam.kits import Folder, new_pair
 from kardam.messages import Hello, Pull, Role
@@ -288,3 +297,52 @@ def test_only_so_many_strangers_are_named_in_the_log(caplog: pytest.LogCaptureFi
         gate.close()
     assert town.sessions.stats.strangers == 3 * NAMED_MAX
     assert len(caplog.records) == NAMED_MAX
+
+
+def test_strangers_are_told_a_few_a_second_and_the_enrolled_at_once() -> None:
+    friend = "f" * 64
+    with zmq.Context() as context, context.socket(zmq.DEALER) as asker:
+        gate = Gate(context, lambda key: key == friend)
+        asker.connect(ENDPOINT)
+
+        def knock(*keys: Key) -> None:
+            for key in keys:
+                rest = [DOMAIN, b"10.0.0.1", b"", b"CURVE", bytes.fromhex(key)]
+                asker.send_multipart([b"", b"1.0", key[:4].encode(), *rest])
+
+        def told(now: float) -> list[str]:
+            """Who is answered by this second, in order."""
+            while gate.look(now):
+                pass
+            answers = []
+            while asker.poll(0):
+                _, _, who, status, *_ = asker.recv_multipart()
+                answers.append(f"{who.decode()} {status.decode()}")
+            return answers
+
+        a_second = int(STRANGERS_A_SECOND)
+        crowd = [f"{number:04x}" + "0" * 60 for number in range(3 * WAITING_MAX)]
+        knock(*crowd, friend)
+        first, rest = told(0.0), told(0.0)
+        assert first == [*[f"{key[:4]} 400" for key in crowd[:a_second]], "ffff 200"]
+        assert rest == []
+        assert told(1.0) == [f"{key[:4]} 400" for key in crowd[a_second : 2 * a_second]]
+        assert len(told(1000.0)) == a_second  # what was not used is not saved
+        later = [answer for second in range(1001, 1100) for answer in told(float(second))]
+        assert len(later) == WAITING_MAX - 2 * a_second  # ZeroMQ hangs up on all the others
+        gate.close()
+
+
+@on_both_loops
+async def test_a_flood_of_unknown_keys_finishes_few_handshakes_and_holds_up_nobody() -> None:
+    async with lodge() as it, it.peer(await it.enrolled("alice")) as client:
+        began, loop = it.server.now, asyncio.get_running_loop()
+        with floods.strangers(it.server.endpoint, it.folder.pair.public, 300) as refused:
+            await until(lambda: it.server.sessions.stats.strangers >= 300)
+            for _ in range(100):
+                assert await asyncio.to_thread(answer, client, ONE) == "admitted"
+            # Who is enrolled comes in meanwhile, and is new.
+            async with it.peer(await it.enrolled("bob")) as bob:
+                assert await asyncio.to_thread(answer, bob, ONE) == "probation"
+            count = await loop.run_in_executor(None, refused)
+            assert 0 < count <= STRANGERS_A_SECOND * (1 + it.server.now - began)

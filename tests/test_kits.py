@@ -182,7 +182,8 @@ def test_keys_are_made_enrolled_listed_and_revoked(
         == 0
     )
     _, out, _ = kardam("keys", "list", keys, "--json")
-    assert json.loads(out) == {"keys": [{"name": "ops", "role": "operator", "key": public.strip()}]}
+    row = {"worker": None, "name": "ops", "role": "operator", "key": public.strip()}
+    assert json.loads(out) == {"keys": [row]}
     assert public.strip() in kardam("keys", "list", keys)[1]
     assert kardam("keys", "revoke", keys, "ops")[0] == 0
     assert folder.enrolled() == {}

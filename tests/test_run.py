@@ -252,6 +252,83 @@ def test_if_the_evaluator_dies_training_goes_on() -> None:
     assert books["delivered"] >= 1000
 
 
+# Whose evaluation goes wrong while there is a file called `broken`. (The trial has few examples.)
+FRAGILE = """
+import math
+from pathlib import Path
+import torch
+from workers.tasks import Task, load_task
+
+class Model(torch.nn.Linear):
+    def forward(self, x):
+        if not self.training and len(x) > 100 and Path("broken").exists():
+            if Path("broken").read_text() == "nan":
+                return math.nan * super().forward(x)
+            raise ValueError("the weather is bad")
+        return super().forward(x)
+
+def task():
+    digits = load_task("digits", 0)
+    return Task(Model(64, 10), digits.train, digits.test)
+"""
+
+
+def test_an_evaluator_that_raises_is_told_of_at_once_and_the_run_goes_on_and_resumes(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    words = ("--task", "fragile:task", "--workers", "4", "--arrivals", "100000", "--json")
+    with started("run", *words, "--out", "run", cwd=tmp_path) as process:
+        endpoint = at_work(process)
+        until(lambda: look(endpoint)["accuracy"] is not None)
+        (tmp_path / "broken").write_text("raise")
+        said = lines(process, "evaluator")
+        assert said.string.strip().endswith(
+            "the evaluator: the task raised ValueError: the weather is bad; training goes on"
+            " without it"
+        )
+        before = look(endpoint)["delivered"]
+        until(lambda: look(endpoint)["delivered"] > before + 100)
+        process.send_signal(signal.SIGINT)
+        code, books, err = finished(process)
+    assert (code, "Traceback" in err) == (130, False)
+    assert books["deaths"] == {"evaluator": "the task raised ValueError: the weather is bad"}
+    (tmp_path / "broken").unlink()
+    goal = str(books["delivered"] + 200)
+    code, more, err = kardam("run", "--resume", "run", "--arrivals", goal, "--json", cwd=tmp_path)
+    assert (code, more["deaths"]) == (0, {}), err
+    assert more["updates"] > books["updates"]
+    assert more["held_out"][-1][0] > books["updates"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [("run", "--workers", "4"), ("serve", "--bind", "tcp://127.0.0.1:0")]
+)
+def test_a_run_to_an_accuracy_that_nobody_measures_any_more_ends_and_says_why(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    (tmp_path / "broken").write_text("raise")
+    goal = ("--task", "fragile:task", "--target", "0.99")
+    code, _, err = kardam(*words, *goal, "--json", cwd=tmp_path)
+    assert (code, "Traceback" in err) == (4, False)
+    why = "nobody measures --target 0.99 any more; the evaluator: the task raised ValueError"
+    assert f"ended: stalled: {why}: the weather is bad" in err
+
+
+@pytest.mark.slow
+def test_an_evaluator_that_finds_nan_is_no_news_for_training(tmp_path: Path) -> None:
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    (tmp_path / "broken").write_text("nan")
+    words = ("--task", "fragile:task", "--workers", "4", "--arrivals", "300", "--out", "run")
+    code, books, err = kardam("run", *words, "--json", cwd=tmp_path)
+    assert (code, books["loss"], books["deaths"]) == (0, None, {}), err
+    (tmp_path / "broken").unlink()
+    code, more, err = kardam("run", "--resume", "run", "--arrivals", "500", "--json", cwd=tmp_path)
+    assert (code, more["loss"] < 2.3) == (0, True), err
+
+
 def test_if_the_parent_is_killed_no_orphan_stays() -> None:
     with started("run", "--seconds", "60") as process:
         at_work(process)

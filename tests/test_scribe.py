@@ -6,7 +6,7 @@ from typing import Any
 
 from kardam.plan import Every
 from kardam.records import Records
-from kardam.scribe import UNASKED_MAX, Scribe
+from kardam.scribe import MEASURE, UNASKED_MAX, Scribe
 from tests.test_server import sessions
 
 
@@ -38,3 +38,14 @@ def test_what_sessions_refuse_is_in_the_journal_too_and_a_flood_of_it_is_not(
     assert house.stats.workers[1].tally.refused["unasked"] == 3 * UNASKED_MAX
     (segment,) = (tmp_path / "recording" / "0001").glob("*.tape")
     assert segment.read_bytes().count(b"unasked") == UNASKED_MAX + 1
+
+
+def test_soon_after_a_key_has_got_its_place_there_is_a_checkpoint_that_knows_it(
+    tmp_path: Path,
+) -> None:
+    house = sessions()
+    with Records.create(tmp_path, "", keep=1) as records:
+        scribe = Scribe(house, records, Every(), lambda: 1.5)
+        assert not scribe.due(1.5 + MEASURE)
+        house.ring.take("a" * 64)
+        assert scribe.due(1.5 + MEASURE)

@@ -462,6 +462,44 @@ def test_a_worker_that_dies_with_a_grant_gives_its_budget_back(how: str) -> None
     assert town.sessions.reserved == 0
 
 
+def test_a_server_that_was_stopped_holds_nobodys_silence_against_him() -> None:
+    town = Town(n=3, d=LARGE)
+    worker, other = town.join(worker=0), town.join(worker=1)
+    got = lease(town, worker)
+    ask(town, worker, got.ticket)
+    town.tick(1.0)
+    parts = [large().tobytes()[at : at + CHUNK_BYTES] for at in range(0, 4 * LARGE, CHUNK_BYTES)]
+    town.say(worker, Part(got.ticket, 0), parts[0])
+    town.now += 10 * GONE  # nobody looks, neither at the socket nor at the clock
+    town.sessions.tick(town.now)
+    assert town.sessions.reserved == 4 * LARGE
+    for index, part in enumerate(parts[1:], 1):
+        town.say(worker, Part(got.ticket, index), part)
+    assert town.sessions.stats.total.admitted == 1
+    assert [town.sessions.presence(at, town.now) for at in (0, 1)] == ["alive", "alive"]
+    # From now on he who is silent is so again.
+    other.up = False
+    town.tick(GONE + 1)
+    assert town.sessions.presence(1, town.now) == "gone"
+
+
+def test_chunks_behind_an_upload_that_was_given_up_are_no_violation_once_each() -> None:
+    town = Town(n=2, d=LARGE)
+    worker = town.join()
+    got = lease(town, worker)
+    ask(town, worker, got.ticket)
+    parts = [large().tobytes()[at : at + CHUNK_BYTES] for at in range(0, 4 * LARGE, CHUNK_BYTES)]
+    town.say(worker, Part(got.ticket, 0), parts[0])
+    town.tick(uploads.PATIENCE + 1)
+    assert town.sessions.stats.total.refused == {"late": 1}
+    for index, part in enumerate(parts[1:], 1):
+        town.say(worker, Part(got.ticket, index), part)
+    assert town.sessions.stats.violations == 0
+    town.say(worker, Part(got.ticket, 1), parts[1])
+    assert town.sessions.stats.violations == 1
+    assert town.answer(worker, large()) is not None
+
+
 def test_a_worker_that_dies_while_it_waits_for_a_grant_is_not_waited_for() -> None:
     town = Town(n=40, d=LARGE)
     workers = town.everybody()

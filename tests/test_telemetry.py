@@ -70,7 +70,7 @@ async def served() -> AsyncIterator[Served]:
         ):
             scribe = Scribe(server.sessions, records, Every(), lambda: server.now)
             page = Page(server, scribe)
-            scribe.begin()
+            scribe.begin({})
             async with serving(page, door) as link:
                 address, _, key = link.partition("#")
                 assert key == page.key

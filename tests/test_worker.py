@@ -129,6 +129,13 @@ def test_a_loss_that_raises_is_a_task_error_with_its_words() -> None:
         ours.gradient(ours.x, *task.train)
 
 
+def test_a_batch_norm_that_raises_while_its_statistics_are_taken_is_the_tasks_doing() -> None:
+    x, y = torch.eye(4), torch.arange(4)
+    task = Task(nn.BatchNorm1d(4), (x[:1], y[:1]), (x, y))
+    with pytest.raises(TaskError, match="the task raised ValueError: Expected more than 1 value"):
+        Network(task).evaluate(np.ones(8, np.float32))
+
+
 def test_accuracy_is_the_share_of_largest_outputs_at_the_target() -> None:
     x, y = torch.eye(4), torch.tensor([0, 1, 2, 0])
     identity = nn.Linear(4, 4, bias=False)

@@ -42,9 +42,9 @@ class Terminated(SystemExit):
 
 def leave_when_told() -> None:
     """From now on, SIGTERM raises Terminated in the main thread, so that goodbyes are said."""
-    sys.unraisablehook = _lost
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _leave)
+    sys.unraisablehook = _ignored
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -55,7 +55,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _lost(what: "sys.UnraisableHookArgs") -> None:
-    """Nothing to tell of, since it comes again; whatever else is lost, Python tells of."""
-    if not isinstance(what.exc_value, Terminated):
+def _ignored(what: "sys.UnraisableHookArgs") -> None:
+    # Of a Terminated that is lost nobody needs to hear: it comes again.
+    if what.exc_type is not Terminated:
         sys.__unraisablehook__(what)

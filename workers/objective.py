@@ -2,7 +2,9 @@
 or wire.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -18,6 +20,15 @@ from workers.worker import Poison
 
 # Held-out examples in one forward pass: what a convolution makes of ten thousand takes gigabytes.
 AT_ONCE = 1000
+
+
+@contextlib.contextmanager
+def _of_the_task() -> Iterator[None]:
+    """What is raised inside is the task's doing: a TaskError."""
+    try:
+        yield
+    except Exception as error:
+        raise TaskError(f"the task raised {type(error).__name__}: {error}") from error
 
 
 class Network:
@@ -49,21 +60,20 @@ class Network:
         self._x.numpy()[:] = x
         self._g.zero_()
         self.task.model.train()
-        try:
+        with _of_the_task():
             loss = self.task.loss(self.task.model(inputs), targets)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
-        except Exception as error:
-            raise TaskError(f"the task raised {type(error).__name__}: {error}") from error
         return self._g.numpy().copy(), loss.item()
 
     @torch.no_grad()
     def evaluate(self, x: Vector) -> tuple[float, float]:
         """Mean loss and accuracy over the held-out examples; accuracy is NaN where targets are no
         classes. A batch norm's statistics are those of the first AT_ONCE training examples at x:
-        they are not in the vector, and who evaluates has trained on nothing.
+        they are not in the vector, and who evaluates has trained on nothing. Raises TaskError where
+        the task raises.
         """
         self._x.numpy()[:] = x
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _of_the_task():
             torch.optim.swa_utils.update_bn([self.task.train[0][:AT_ONCE]], self.task.model)
         self.task.model.eval()
         inputs, targets = self.task.test
@@ -74,11 +84,9 @@ class Network:
 
     def _count(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
         """The sum of losses, and how many outputs are right."""
-        try:
+        with _of_the_task():
             outputs = self.task.model(inputs)
             loss = float(self.task.loss(outputs, targets))
-        except Exception as error:
-            raise TaskError(f"the task raised {type(error).__name__}: {error}") from error
         right = int((outputs.argmax(1) == targets).sum()) if self.task.classes else 0
         return len(targets) * loss, right
 

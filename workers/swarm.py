@@ -161,7 +161,9 @@ class Swarm:
                 self.pids[event["name"]] = event["pid"]
             else:
                 self.pids.pop(event["name"], None)
-                self.fates[event["name"]] = Fate(event["code"], event["words"])
+                fate = self.fates[event["name"]] = Fate(event["code"], event["words"])
+                if event["name"] == EVALUATOR and fate.code != 0:
+                    log.warning("the evaluator: %s; training goes on without it", fate)
             self.changed.set()
 
     async def _end(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from kardam.chronicle import holders
 from kardam.client import check_endpoint
 from kardam.errors import UsageError
 from kardam.flags import json_option
@@ -98,21 +99,34 @@ def revoke_command(keys: Path, who: str) -> None:
 
 @keys_group.command("list")
 @keys_argument
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    help="The run whose places are told.  [default: that which KEYS is of]",
+)
 @json_option
-def list_command(keys: Path, as_json: bool) -> None:
-    """Who is enrolled.
+def list_command(keys: Path, run: Path | None, as_json: bool) -> None:
+    """Who is enrolled, and as which worker each key is known in journal, stats and explain: a
+    number, or - where it has not come.
 
     \b
     Example:
       kardam keys list runs/mine
     """
-    enrolled = sorted(Folder.of(keys).enrolled().items(), key=lambda item: item[1])
+    folder = Folder.of(keys)
+    enrolled = sorted(folder.enrolled().items(), key=lambda item: item[1])
+    # The newest holder of each place.
+    latest = {holder.worker: holder.key for holder in holders(run or folder.path.parent)}
+    places = {key: worker for worker, key in latest.items()}
     if as_json:
-        rows = [{"name": entry.name, "role": entry.role, "key": key} for key, entry in enrolled]
+        rows = [
+            {"worker": places.get(key), "name": entry.name, "role": entry.role, "key": key}
+            for key, entry in enrolled
+        ]
         click.echo(json.dumps({"keys": rows}))
         return
     for key, entry in enrolled:
-        click.echo(f"{entry.name:<20}  {entry.role:<9}  {key}")
+        click.echo(f"{places.get(key, '-'):>4}  {entry.name:<20}  {entry.role:<9}  {key}")
 
 
 @keys_group.command("kit")

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from kardam.plan import Until
 from kardam.server import Server
 from kardam.view import Books
 from workers.swarm import EVALUATOR, Swarm
@@ -9,8 +10,9 @@ from workers.swarm import EVALUATOR, Swarm
 # Seconds between two evaluations of the held-out data.
 EVALUATE_EVERY = 0.5
 
-# Seconds without a word from the server after which a process of ours gives up.
-PATIENCE = 30.0
+# Seconds without a word from the server after which a process of ours gives up: a disk may be slow,
+# or somebody has stopped it for a while. Where it dies, they end with it at once.
+PATIENCE = 600.0
 
 # Seconds that the newest model may wait for its evaluation at the end.
 EVALUATION_SECONDS = 10.0
@@ -24,6 +26,14 @@ async def last_evaluation(server: Server, hands: Swarm) -> None:
         if stats.held_out and stats.held_out[-1][0] >= stats.updates:
             break
         await asyncio.sleep(EVALUATE_EVERY / 10)
+
+
+def unmeasured(until: Until, hands: Swarm) -> str:
+    """Why it will never be enough, where nobody is left to measure that; else empty."""
+    fate = hands.fates.get(EVALUATOR)
+    if fate is None or not until.by_accuracy_alone:
+        return ""
+    return f"nobody measures --target {until.target:g} any more; the evaluator: {fate}"
 
 
 def with_deaths(books: Books, hands: Swarm) -> Books:

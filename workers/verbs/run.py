@@ -27,7 +27,13 @@ from kardam.shared import shelf
 from kardam.verbs.printing import announce
 from workers.crew import Member, crew, liars_among, without_sight
 from workers.swarm import EVALUATOR, Swarm, swarm
-from workers.verbs.evaluation import EVALUATE_EVERY, PATIENCE, last_evaluation, with_deaths
+from workers.verbs.evaluation import (
+    EVALUATE_EVERY,
+    PATIENCE,
+    last_evaluation,
+    unmeasured,
+    with_deaths,
+)
 from workers.verbs.options import crew_options, end_some_time, quiet_option, task_option
 from workers.verbs.playing import Ready, play
 
@@ -107,7 +113,7 @@ async def run(plan: Plan, members: list[Member], quiet: bool, shares: bool = Tru
                     for name in hands.fates.keys() - ended - {EVALUATOR}:
                         server.sessions.lost(int(name), server.now)
                     ended.update(hands.fates)
-                    return _too_few(hands, plan.recipe.quorum, n)
+                    return _too_few(hands, plan.recipe.quorum, n) or unmeasured(plan.until, hands)
 
                 ending = await running.wait(look)
             await last_evaluation(server, hands)

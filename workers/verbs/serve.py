@@ -24,7 +24,13 @@ from kardam.plan import Plan
 from kardam.verbs.printing import announce, finish, print_experiment
 from kardam.verbs.serve import serve_model
 from workers.swarm import swarm
-from workers.verbs.evaluation import EVALUATE_EVERY, PATIENCE, last_evaluation, with_deaths
+from workers.verbs.evaluation import (
+    EVALUATE_EVERY,
+    PATIENCE,
+    last_evaluation,
+    unmeasured,
+    with_deaths,
+)
 
 
 @click.command("serve", short_help="A server that workers join from other shells.", cls=FromFile)
@@ -67,6 +73,6 @@ async def _serve_task(plan: Plan) -> Outcome:
             server = run.server
             hands.evaluate(server.endpoint, run.evaluator(), EVALUATE_EVERY, PATIENCE)
             announce(run, plan)
-            ending = await run.wait()
+            ending = await run.wait(lambda: unmeasured(plan.until, hands))
             await last_evaluation(server, hands)
             return run.outcome(ending.as_wished(), with_deaths(server.books(), hands))

@@ -21,12 +21,14 @@ from kardam.spec import is_import_path, reads_file
 from kardam.verbs.keys import MY_KEY
 from workers.crew import HONEST, Member, checked, without_sight
 from workers.swarm import swarm
-from workers.verbs.evaluation import PATIENCE
 from workers.verbs.options import pace_options
 
 # Seconds without a word from the server after which a worker gives up, whose server may have to be
 # started again.
 WORKER_PATIENCE = 600.0
+
+# Seconds until a server has answered that was just reached.
+PATIENCE = 30.0
 
 # A worker's place at the server, and what whoever fills it shows.
 Place = tuple[Enrolled, Keys | None]
