@@ -1,6 +1,6 @@
 """Do twenty accounts of a thousand push one film to the top of a recommender?
 
-    python -m bench.movies                  made-up ratings, in some eight minutes
+    python -m bench.movies                  made-up ratings, in some five minutes
     python -m bench.movies --path u.data --accounts 943       MovieLens 100K's
 
 Matrix factorization, an account a worker, on virtual time. Two ways to push a film that few have
@@ -24,15 +24,7 @@ ROUNDS = 20
 RATE = "constant:gamma=0.02"
 LATENCY = "lognormal:mean=0.02,sigma=0.5"
 
-# Preset, and what stands in place of its filter.
-RULES: dict[str, tuple[str, str | None]] = {
-    "none": ("none", None),
-    "middle": ("middle", None),
-    "relative": (
-        "middle",
-        "growth:band=relative,c=2,exponent=0.5,span=9+consensus+throttle+clip",
-    ),
-}
+PRESETS = ("none", "middle", "consensus")
 
 
 def main() -> None:
@@ -41,26 +33,25 @@ def main() -> None:
     parser.add_argument("--accounts", type=int, default=1000, help="n: one worker each")
     parser.add_argument("--film", type=int, default=250, help="which one is pushed, from 0")
     parser.add_argument("--scale", type=float, default=2.0, help="how hard")
-    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=PRESETS)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     source = f"path={given.path}" if given.path else f"accounts={given.accounts}"
     push = f"workers.examples.movies:Push:film={given.film},scale={given.scale}"
     attacks = {"no attack": None, "alone": f"{push},alone=true", "hidden": push}
-    print("| rule | push | rank of the film | error | honest admitted | pushers admitted |")
+    print("| preset | push | rank of the film | error | honest admitted | pushers admitted |")
     print("|---|---|---|---|---|---|")
-    for rule in given.rules:
+    for preset in given.presets:
         for name, attack in attacks.items():
-            print(f"| {rule} | {name} |", one(source, rule, attack, given), flush=True)
+            print(f"| {preset} | {name} |", one(source, preset, attack, given), flush=True)
 
 
-def one(source: str, rule: str, attack: str | None, given: argparse.Namespace) -> str:
+def one(source: str, preset: str, attack: str | None, given: argparse.Namespace) -> str:
     """The cells of one run."""
     network = Network(load_task(f"workers.examples.movies:ratings:{source}", given.seed))
     model = network.task.model
     assert isinstance(model, Factors)
-    preset, chosen = RULES[rule]
-    recipe = Recipe.of(n=given.accounts, preset=preset, filter=chosen, rate=RATE)
+    recipe = Recipe.of(n=given.accounts, preset=preset, rate=RATE)
     members = crew(
         n=recipe.n,
         byzantine=PUSHERS if attack else 0,

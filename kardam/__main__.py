@@ -4,21 +4,33 @@ Imports are few: `kardam stats` must answer at once. Never in here: what a verb 
 """
 
 import os
+import sys
+from types import TracebackType
+
+
+def _raised(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+
+
+# Ctrl-C while the imports below take their half a second is no error to tell of.
+sys.excepthook = _raised
 
 # One compute thread a process, said before numpy and torch look: many processes share these cores,
 # and a sum comes out the same to the last bit when it is done again.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
+import errno
 import logging
-import sys
 from typing import NoReturn
 
 import click
 
 from kardam import __version__
-from kardam.errors import EXIT_CODES, KardamError
+from kardam.errors import EXIT_CODES, KardamError, Unwritable
 from kardam.help import Ordered
+from kardam.spec import blamed
 from kardam.verbs.checkpoint import checkpoint_group
 from kardam.verbs.explain import explain_command
 from kardam.verbs.keys import keys_group
@@ -71,10 +83,23 @@ def entry(command: click.Command) -> NoReturn:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
-    except KardamError as error:
-        click.echo(f"kardam: {error}", err=True)
-        sys.exit(error.code)
+    except Exception as error:
+        told = error if isinstance(error, KardamError) else blamed(error) or _unprinted(error)
+        if told is None:
+            raise
+        logging.getLogger("kardam").debug("what was raised:", exc_info=error)
+        click.echo(f"kardam: {told}", err=True)
+        sys.exit(told.code)
     sys.exit(0)
+
+
+def _unprinted(error: Exception) -> Unwritable | None:
+    """What to tell where there was no room for what is printed; files are seen to elsewhere."""
+    if not isinstance(error, OSError) or error.errno != errno.ENOSPC or error.filename:
+        return None
+    # Nor is there any for what Python would print at the end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return Unwritable(f"standard output: {error.strerror}")
 
 
 if __name__ == "__main__":

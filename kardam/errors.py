@@ -19,7 +19,9 @@ class UsageError(KardamError):
 
 
 class TaskError(KardamError):
-    """The task (model, loss, data) raised or returned what is no gradient."""
+    """The task (model, loss, data) raised or returned what is no gradient; or other code that the
+    user named did what it may not.
+    """
 
     code = 3
 
@@ -81,7 +83,7 @@ EXIT_CODES = {
     0: "done",
     1: "a bug in kardam: please report the traceback",
     2: "a flag, spec or file that cannot be used",
-    3: "the task raised, or gave no gradient",
+    3: "the task, or other code of yours, raised, or gave no vector",
     4: "stalled: nothing was admitted for a long time",
     5: "no server reached, or the port is taken",
     6: "the server refused: version, token or role",

@@ -32,6 +32,7 @@ WORDS = {
     "misdeclared": "it declared a growth of {value}, where the server measured {low} to {high}",
     "server_growth": "the server's own coefficient was {value}, where at most {high} was taken",
     "unmeasured": "there was no pair of answers to measure it by",
+    "probation": "its key was new, and had answered {value} versions of the {low} that it has to",
     "nonfinite": "it held numbers that are none, or too large to be squared",
     "malformed": "it was no vector of this model",
     "unasked": "no model was lent under its ticket",
@@ -43,6 +44,9 @@ WORDS = {
     "zeno": "by the server's own gradient it would not have helped: a score of {value}",
     "afl_guard": "it lay {value} from the server's own gradient, where {high} was taken",
 }
+
+# Of a rule that is not above.
+OTHERWISE = "the rule saw {value}, and takes {low} to {high}"
 
 
 @dataclass
@@ -138,6 +142,13 @@ def accounts(
     ]
 
 
+def why(rule: str, value: float, low: float, high: float) -> str:
+    """What it means that this rule refused, having seen `value` (NaN where it says none) and taking
+    `low` to `high`.
+    """
+    return _words(rule, _side(value, low, high), value, low, high)
+
+
 def _latest(turns: list[Holder]) -> str:
     """The key whose the place is; empty where it is nobody's, or there are none."""
     return turns[-1][2] if turns else ""
@@ -147,13 +158,12 @@ def _see(its: _Seen, line: Line) -> None:
     its.delivered += 1
     its.admitted += bool(line["admitted"])
     rule, seconds = str(line["rule"]), float(line["seconds"])
-    side = "" if line["admitted"] else _side(line)
+    value, low, high = (float(line.get(name, math.nan)) for name in ("value", "low", "high"))
+    side = "" if line["admitted"] else _side(value, low, high)
     if not line["admitted"]:
         its.seconds[rule, side].append(seconds)
         if "value" in line:
-            its.numbers[rule, side].append(
-                tuple(float(line.get(name, math.nan)) for name in ("value", "low", "high"))  # type: ignore[arg-type]
-            )
+            its.numbers[rule, side].append((value, low, high))
     # Whoever is refused where the others are serves a term, until it is used again. (Another rule
     # that refuses it meanwhile says nothing of that.)
     serves = rule == "consensus" and side == "within"
@@ -164,11 +174,10 @@ def _see(its: _Seen, line: Line) -> None:
     its.serving = serves or (its.serving and not line["admitted"])
 
 
-def _side(line: Line) -> str:
+def _side(value: float, low: float, high: float) -> str:
     """Where the value lay of what the rule would have taken; empty where it had no such bounds."""
-    if not ("value" in line and "low" in line and "high" in line):
+    if math.isnan(value) or math.isnan(low) or math.isnan(high):
         return ""
-    value, low, high = (float(line.get(name, math.nan)) for name in ("value", "low", "high"))
     return "above" if value > high else "below" if value < low else "within"
 
 
@@ -213,17 +222,24 @@ def sentences(account: Account) -> list[str]:
 
 
 def _sentence(reason: Reason) -> str:
-    words = WORDS.get(f"{reason.rule} {reason.side}") or WORDS.get(reason.rule)
-    if words is None:
-        words = "the rule saw {value}, and takes {low} to {high}"
     if reason.first < reason.last:
         when = f"from {reason.first:.2f} to {reason.last:.2f} s"
     else:
         when = f"at {reason.first:.2f} s"
-    numbers = {name: _number(getattr(reason, name)) for name in ("value", "low", "high")}
-    about = " (medians)" if reason.count > 1 and "{value}" in words else ""
+    words = _words(reason.rule, reason.side, reason.value, reason.low, reason.high)
+    about = " (medians)" if reason.count > 1 and any(map(str.isdigit, words)) else ""
     count = _times(reason.count, "time")
-    return f"Refused {count} by {reason.rule}, {when}: {words.format(**numbers)}{about}."
+    return f"Refused {count} by {reason.rule}, {when}: {words}{about}."
+
+
+def _words(rule: str, side: str, value: float, low: float, high: float) -> str:
+    words = WORDS.get(f"{rule} {side}") or WORDS.get(rule)
+    if words is None:
+        known = [not math.isnan(number) for number in (value, low, high)]
+        words = (
+            OTHERWISE if all(known) else "the rule saw {value}" if known[0] else "it says no more"
+        )
+    return words.format(value=_number(value), low=_number(low), high=_number(high))
 
 
 def _share(share: float) -> str:

@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, which the colour-blind can tell apart; dashes, mark
 the same without colour. Never in here: files, or HTML.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -38,6 +39,9 @@ WIDE, HIGH = 7.2, 2.7
 # Letters of a legend that stand side by side on it.
 LEGEND = 130
 
+# A loss is shown up to so many times what it was at first.
+LOSS_MOST = 100
+
 # So many workers have a panel or a bar of their own, liars first; more can not be read.
 PANELS_MAX, BARS_MAX, ACROSS = 20, 40, 5
 
@@ -69,7 +73,9 @@ STYLE = {
 @contextmanager
 def style() -> Iterator[None]:
     """Within, figures are made and saved in the house's style."""
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
+        # Of letters that no font here has, a box stands in the PNG; the SVG has them.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         yield
 
 
@@ -85,8 +91,16 @@ def _legend(figure: Figure, names: Sequence[str], **rest: Any) -> None:
     figure.legend(loc="outside upper center", ncols=min(max(columns, 1), 4), **rest)
 
 
+def _plain(name: str) -> str:
+    """As it is: matplotlib takes what is between dollars for mathematics, and leaves what begins
+    with an underscore out of a legend.
+    """
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
 def _looks(runs: Sequence[Chronicle]) -> Iterator[tuple[Chronicle, dict[str, Any]]]:
-    colours = cycle((BLUE, RED, GREEN, PURPLE, ORANGE, SKY))
+    # On a dark page BLUE is next to SKY, so these two have dashes of their own.
+    colours = cycle((BLUE, RED, GREEN, PURPLE, SKY, ORANGE))
     dashes = cycle(("-", "--", "-.", ":", (0, (4, 1, 1, 1, 1, 1))))
     for run, color, ls in zip(runs, colours, dashes, strict=False):
         yield run, {"color": color, "ls": ls}
@@ -99,7 +113,9 @@ def _against_time_and_updates(
     by_time, by_updates = figure.subplots(1, 2, sharey=True)
     for run, look in _looks(runs):
         values = [value(its) for its in run.evaluations]
-        by_time.plot([its.seconds for its in run.evaluations], values, label=run.name, **look)
+        by_time.plot(
+            [its.seconds for its in run.evaluations], values, label=_plain(run.name), **look
+        )
         by_updates.plot([its.updates for its in run.evaluations], values, **look)
     by_time.set(xlabel="time (s)", ylabel=name)
     by_updates.set(xlabel="model updates")
@@ -116,9 +132,16 @@ def accuracy(runs: Sequence[Chronicle]) -> Figure:
 
 
 def loss(runs: Sequence[Chronicle]) -> Figure:
-    """Held-out loss, on a logarithmic scale, against time and against updates."""
+    """Held-out loss, on a logarithmic scale, against time and against updates; no higher than
+    LOSS_MOST times the first, since one run that diverges would leave no room for the others.
+    """
     figure = _against_time_and_updates(runs, lambda its: its.loss, "held-out loss")
-    figure.axes[0].set_yscale("log")
+    axes = figure.axes[0]
+    axes.set_yscale("log")
+    losses = [its.loss for run in runs for its in run.evaluations if its.loss > 0]
+    most = LOSS_MOST * max(run.evaluations[0].loss for run in runs if run.evaluations)
+    if losses and max(losses) > most > 0:
+        axes.set_ylim(min(losses) / 1.5, most)
     return figure
 
 
@@ -133,7 +156,7 @@ def throughput(runs: Sequence[Chronicle]) -> Figure:
         for chosen, width in ((slice(None), 1.3), (journal.admitted, 0.7)):
             counts, _ = np.histogram(journal.seconds[chosen], edges)
             axes.plot(middles, counts / np.diff(edges), **{**look, "lw": width})
-    handles = [Line2D([], [], label=run.name, **look) for run, look in _looks(runs)]
+    handles = [Line2D([], [], label=_plain(run.name), **look) for run, look in _looks(runs)]
     thick = [
         Line2D([], [], color=GREY, lw=width, label=label)
         for width, label in ((1.3, "delivered (thick)"), (0.7, "admitted (thin)"))
@@ -155,7 +178,7 @@ def staleness(runs: Sequence[Chronicle]) -> Figure:
     for run, look in _looks(runs):
         known = run.journal.staleness[run.journal.staleness >= 0]
         counts, _ = np.histogram(known, edges)
-        axes.stairs(counts / max(len(known), 1), edges, label=run.name, **look)
+        axes.stairs(counts / max(len(known), 1), edges, label=_plain(run.name), **look)
     bins = "" if step == 1 else f", in bins of {step}"
     axes.set(xlabel=f"staleness τ (updates{bins})", ylabel="share of gradients", yscale="log")
     if len(runs) > 1:
@@ -238,7 +261,7 @@ def _titled(panel: Axes, run: Chronicle, worker: int) -> None:
     text = f"{worker}  {label}" if label else str(worker)
     liar = run.byzantine(worker)
     panel.set_title(
-        text if len(text) <= 24 else f"{text[:23]}…",
+        _plain(text if len(text) <= 24 else f"{text[:23]}…"),
         loc="left",
         fontsize=7,
         color=RED if liar else INK,
@@ -264,7 +287,7 @@ def verdicts(run: Chronicle) -> Figure:
             color=colour, hatch=hatch, edgecolor="white", lw=0.4,
         )  # fmt: skip
         left = left + counts
-    names = [f"{worker}  {run.label(worker)}".strip() for worker in workers]
+    names = [_plain(f"{worker}  {run.label(worker)}".strip()) for worker in workers]
     axes.set_yticks(range(len(workers)), names)
     for tick, worker in zip(axes.get_yticklabels(), workers, strict=True):
         tick.set_color(RED if run.byzantine(worker) else INK)

@@ -75,7 +75,8 @@ class Line:
         self._endpoint = endpoint
         self._keys = keys
         self._hung_up = 0
-        self._succeeded = False
+        # Whether a handshake has succeeded, by the last look at `failure`.
+        self.succeeded = False
         self.socket = context.socket(zmq.DEALER)
         # CURVE adds a few bytes to each frame.
         self.socket.set(zmq.MAXMSGSIZE, DOCUMENT_BYTES_MAX + HEADER_BYTES_MAX)
@@ -92,7 +93,7 @@ class Line:
         """Why no handshake will ever succeed, where that is known by now."""
         while self._monitor.poll(0, READABLE):
             event = int(recv_monitor_message(self._monitor, NOW)["event"])
-            self._succeeded |= event == SUCCEEDED
+            self.succeeded |= event == SUCCEEDED
             self._hung_up += event == HUNG_UP
             if event == REFUSED and self._keys is not None:
                 return Denied(
@@ -106,7 +107,7 @@ class Line:
                 )
             if event == MISMATCH:
                 return Denied(f"{self._endpoint} speaks without keys: leave them away")
-        if self._succeeded or self._patient or self._hung_up < HANGS_UP:
+        if self.succeeded or self._patient or self._hung_up < HANGS_UP:
             return None
         if self._keys is None:
             why = "takes nobody without a key: give a kit, or --server-key"
@@ -114,7 +115,11 @@ class Line:
             why = f"has another key than {self._keys.server}: compare it with the line it printed"
         return Unreachable(f"{self._endpoint} hangs up: it is no kardam server, or {why}")
 
-    def close(self, linger: int) -> None:
+    def wait(self, seconds: float) -> None:
+        """Until there is news for `failure`, or so long."""
+        self._monitor.poll(int(1000 * seconds), READABLE)
+
+    def close(self, linger: int = 0) -> None:
         """Let go; last words have so many milliseconds."""
         self.socket.disable_monitor()
         self._monitor.close(linger=0)

@@ -4,7 +4,9 @@ Never in here: how a picture is drawn (figures), or what a run is (chronicle).
 """
 
 import io
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -63,7 +65,8 @@ def _pictures(runs: Sequence[Chronicle]) -> Iterator[Picture]:
     if any(run.evaluations for run in runs):
         words = "against time (left) and against model updates (right)"
         yield Picture("accuracy", figures.accuracy(runs), f"Accuracy on held-out data {words}.")
-        yield Picture("loss", figures.loss(runs), f"Loss on held-out data {words}.")
+        most = f"up to {figures.LOSS_MOST} times what it was at first"
+        yield Picture("loss", figures.loss(runs), f"Loss on held-out data {words}, {most}.")
     yield Picture(
         "throughput",
         figures.throughput(runs),
@@ -127,7 +130,9 @@ h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.15rem; margi
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .75rem .25rem 0; text-align: left; border-bottom: 1px solid var(--grid);
   vertical-align: top }
-td { white-space: nowrap } .right :is(td, th):nth-child(n+3) { text-align: right }
+td { white-space: nowrap }
+.facts td + td { white-space: normal; overflow-wrap: anywhere; min-width: 6rem }
+.workers :is(td, th):nth-child(n+3):nth-child(-n+6) { text-align: right }
 figure { margin: 2rem 0 } figcaption { color: var(--soft); font-size: .9rem }
 svg { width: 100%; min-width: 36rem; height: auto }
 svg text { fill: currentColor }
@@ -208,13 +213,11 @@ def _summary(run: Chronicle) -> dict[str, str]:
 
 def _workers(run: Chronicle) -> str:
     journal = run.journal
-    rules = journal.refused
     rows = []
     for worker in figures.shown(run, figures.BARS_MAX):
         own = journal.worker == worker
-        refused = [
-            rule for rule, mine in zip(journal.rule, own & ~journal.admitted, strict=True) if mine
-        ]
+        mine = own & ~journal.admitted
+        refused = Counter(itertools.compress(journal.rule, mine))
         stale = journal.staleness[own & (journal.staleness >= 0)]
         rows.append(
             [
@@ -224,11 +227,11 @@ def _workers(run: Chronicle) -> str:
                 f"{(own & journal.admitted).sum():,}",
                 _percent((own & journal.admitted).sum() / own.sum()),
                 f"{sorted(stale)[len(stale) // 2]}" if len(stale) else "-",
-                *[f"{refused.count(rule):,}" for rule in rules],
+                ", ".join(f"{rule} {count:,}" for rule, count in refused.most_common()),
             ]
         )
-    heads = ["worker", "what it is", "delivered", "admitted", "share", "median staleness"]
-    return _table([*heads, *[f"refused: {rule}" for rule in rules]], rows, aligned="right")
+    heads = ["worker", "what it is", "delivered", "admitted", "share", "staleness", "refused"]
+    return _table(heads, rows, kind="workers")
 
 
 def _choices(runs: Sequence[Chronicle]) -> str:
@@ -246,15 +249,15 @@ def _side_by_side(runs: Sequence[Chronicle], facts: Sequence[dict[str, str]]) ->
         rows = [[name, *[its[name] for its in facts]] for name in facts[0]]
         return _table(["", *[run.name for run in runs]], rows)
     rows = [[run.name, *its.values()] for run, its in zip(runs, facts, strict=True)]
-    return _table(["", *facts[0]], rows)
+    return _table(["", *facts[0]], rows, kind="runs")
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], aligned: str = "left") -> str:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "facts") -> str:
     def cells(row: Sequence[str], tag: str) -> str:
         return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
 
     lines = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    table = f'<table class="{aligned}"><tr>{cells(heads, "th")}</tr>{lines}</table>'
+    table = f'<table class="{kind}"><tr>{cells(heads, "th")}</tr>{lines}</table>'
     return f'<div class="wide">{table}</div>'
 
 

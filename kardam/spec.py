@@ -9,6 +9,7 @@ import importlib
 import inspect
 import re
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Hashable, Mapping
@@ -16,13 +17,16 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-from kardam.errors import KardamError, UsageError, suggest
+from kardam.errors import KardamError, TaskError, UsageError, suggest
 
 T = TypeVar("T")
 
 # A `+` that joins stages, not the one inside 1e+5.
 _JOINT = re.compile(r"\+(?=\s*[A-Za-z_])")
 _IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)(?::(.*))?")
+
+# The modules that users named, but for ours: what is raised in them is theirs to mend.
+_THEIRS: set[str] = set()
 
 
 class Spec(NamedTuple):
@@ -122,12 +126,27 @@ def load(module: str, attribute: str, knob: str) -> Any:
         raise UsageError(
             f"{knob} {module}:{attribute}: importing it raised {type(error).__name__}: {error}"
         ) from error
+    if module.partition(".")[0] not in ("kardam", "workers"):
+        _THEIRS.add(found.__name__)
     if not hasattr(found, attribute):
         public = [name for name in vars(found) if not name.startswith("_")]
         raise UsageError(
             f"{knob}: module {module!r} has no {attribute!r}{suggest(attribute, public)}"
         )
     return getattr(found, attribute)
+
+
+def blamed(error: BaseException) -> TaskError | None:
+    """What to tell of an error that came by way of code that `load` found: what it is, and the
+    innermost place there. None of one that did not.
+    """
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if frame.f_globals.get("__name__") in _THEIRS:
+            code = frame.f_code
+            where = f"{Path(code.co_filename).name}, line {line}, in {code.co_qualname}"
+            words = " ".join(str(error).split())
+            return TaskError(f"{where}: raised {type(error).__name__}: {words}")
+    return None
 
 
 def _call(

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from kardam.errors import TaskError
 from kardam.growth import Evidence, Trace
 from kardam.messages import Refusal, WorkerId
 from kardam.state import State, Stateful
@@ -98,7 +99,10 @@ class Chain(Stage):
 
     def judge(self, evidence: Evidence) -> Refusal | None:
         refusals = [stage.judge(evidence) for stage in self.stages]
-        return next((refusal for refusal in refusals if refusal is not None), None)
+        first = next((refusal for refusal in refusals if refusal is not None), None)
+        if first is not None and not isinstance(first, Refusal):
+            raise TaskError(f"expected None or a Refusal of a stage's judge, got {first!r}")
+        return first
 
     def reading(self, evidence: Evidence) -> Reading | None:
         """Of the first stage that has a band."""

@@ -82,7 +82,7 @@ def _run(books: Books) -> Table:
     rows = {
         "status": books["status"],
         "held out": f"accuracy {_number(books['accuracy'], '.3f')}, "
-        f"loss {_number(books['loss'], '.3f')}",
+        f"loss {_number(books['loss'], '.3f' if (books['loss'] or 0) < 1e6 else '.3g')}",
         "updates": f"{books['updates']:,} in {books['seconds']:.1f} s "
         f"({books['updates_per_second']:.0f}/s)",
         "gradients": f"{books['delivered']:,} delivered, {books['admitted']:,} admitted "

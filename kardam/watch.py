@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping
 from typing import Any
 
-from kardam import diagnosis
+from kardam import diagnosis, explain
 from kardam.messages import Verdict, WorkerId
 
 # So many of the newest verdicts of a worker, and of all refusals, are remembered.
@@ -106,10 +106,8 @@ def _refusal(now: float, verdict: Verdict) -> dict[str, Any]:
         "seconds": round(now, 3),
         "worker": verdict.worker,
         "rule": verdict.rule,
-        "value": _plain(verdict.value),
-        "low": _plain(verdict.low),
-        "high": _plain(verdict.high),
         "staleness": verdict.staleness,
+        "why": explain.why(verdict.rule, verdict.value, verdict.low, verdict.high),
     }
 
 

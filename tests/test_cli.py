@@ -348,6 +348,30 @@ def test_a_parameter_without_annotation_is_read_as_what_its_default_is(
     }
 
 
+def test_no_room_for_what_is_printed_is_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "kardam", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ran.returncode == 7
+    assert ran.stderr == "kardam: standard output: No space left on device\n"
+
+
+def test_ctrl_c_while_it_is_loading_says_nothing_and_a_bug_still_does() -> None:
+    def ran(then: str) -> "subprocess.CompletedProcess[str]":
+        program = f"import kardam.__main__; {then}"
+        words = [sys.executable, "-c", program]
+        return subprocess.run(words, capture_output=True, text=True, check=False)
+
+    interrupted, broken = ran("raise KeyboardInterrupt"), ran("raise ValueError('a bug')")
+    assert (interrupted.returncode, interrupted.stderr) == (-signal.SIGINT, "")
+    assert (broken.returncode, "ValueError: a bug" in broken.stderr) == (1, True)
+
+
 def test_ctrl_c_ends_who_waits_for_a_place_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as door:
         door.settimeout(15)

@@ -19,9 +19,12 @@ import zmq
 from kardam.doctor import endpoint, machine
 from kardam.doctor.finding import Finding
 from kardam.errors import UsageError
+from kardam.keys import Keys
+from kardam.kits import Kit, write_kit
 from kardam.protocol import PROTOCOL
 from kardam.server import serve
 from tests.test_cli import Kardam, kardam
+from tests.test_gate import lodge
 from tests.test_run import ran
 from tests.test_server import ANY_PORT, on_both_loops, sessions, until
 
@@ -183,6 +186,32 @@ def test_a_line_under_keys_is_one_that_works_for_who_has_one() -> None:
         *_, found = endpoint.look(there)
     assert (found.name, found.state) == ("key", "warn")
     assert "lets in only whose key is enrolled" in found.told
+
+
+@on_both_loops
+async def test_a_server_with_keys_is_seen_to_the_end_by_a_kit_that_it_lets_in() -> None:
+    async with lodge() as there:
+        served = there.server.endpoint
+        worker = await there.enrolled("alice")
+
+        async def found(where: str) -> list[Finding]:
+            return await asyncio.to_thread(lambda: list(endpoint.look(where)))
+
+        async def by_kit(name: str, keys: Keys) -> list[Finding]:
+            path = there.folder.path / name
+            write_kit(path, Kit(served, "worker", keys))
+            return await found(str(path))
+
+        assert states(await found(served))[-1] == ("key", "warn")
+        seen = await by_kit("alice.kit", worker)
+        assert states(seen) == [
+            (name, "ok") for name in ("name", "tcp", "key", "kit", "version")
+        ], seen
+        # Nobody has come to work by that.
+        assert not there.server.sessions._workers
+        *_, last = await by_kit("mallory.kit", there.stranger())
+        assert (last.name, last.state, last.code) == ("kit", "fail", 6)
+        assert "does not know this key" in last.told
 
 
 def test_a_zeromq_that_is_no_kardam_server_is_waited_for_and_given_up(

@@ -126,7 +126,7 @@ def test_the_biases_of_films_come_first_so_that_a_pusher_finds_its_film() -> Non
 
 
 @pytest.mark.slow
-def test_two_pushers_of_a_hundred_win_against_averaging_and_the_crude_ones_lose_to_middle() -> None:
+def test_two_crude_pushers_of_a_hundred_win_against_averaging_and_lose_to_the_filters() -> None:
     """In small; `python -m bench.movies` has a thousand, and the pushers who do not lose."""
 
     def rank(preset: str, attack: str, byzantine: int) -> int:
@@ -141,4 +141,5 @@ def test_two_pushers_of_a_hundred_win_against_averaging_and_the_crude_ones_lose_
     push = "workers.examples.movies:Push:film=70,scale=2,alone=true"
     assert rank("none", push, byzantine=0) > 10
     assert rank("none", push, byzantine=2) == 1
-    assert rank("middle", push, byzantine=2) > 10
+    for preset in ("middle", "consensus"):
+        assert rank(preset, push, byzantine=2) > 10

@@ -1,12 +1,13 @@
 """Why a worker was refused, in words that its owner understands."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kardam.explain import WORDS, Line, accounts, sentences
+from kardam.explain import WORDS, Line, accounts, sentences, why
 from kardam.messages import Verdict
 from kardam.records import Records, entry
 from tests.test_cli import Kardam
@@ -67,6 +68,26 @@ def test_every_rule_has_a_sentence(rule: str) -> None:
         assert f"Refused 1 time by {rule}, at 1.00 s: " in said
         assert "nan" not in said
         json.dumps(account.facts(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("rule", "numbers", "words"),
+    [
+        ("consensus", (2.0, 1.0, 3.0), "(2, within 1 to 3), and served a term"),
+        ("consensus", (4.0, 1.0, 3.0), "4 from their centre, where 1 to 3 was taken"),
+        ("throttle", (23.0, 0.0, 23.0), "23 of the last admissions, where fewer than 23"),
+        ("probation", (2.0, 5.0, math.nan), "had answered 2 versions of the 5"),
+        ("own", (7.0, 1.0, 3.0), "the rule saw 7, and takes 1 to 3"),
+        ("own", (7.0, math.nan, math.nan), "the rule saw 7"),
+        ("own", (math.nan, math.nan, math.nan), "it says no more"),
+    ],
+)
+def test_why_is_told_by_where_the_value_lay(
+    rule: str, numbers: tuple[float, float, float], words: str
+) -> None:
+    told = why(rule, *numbers)
+    assert words in told
+    assert "unknown" not in told
 
 
 def test_the_verb_tells_of_one_worker_or_of_all(tmp_path: Path, kardam: Kardam) -> None:

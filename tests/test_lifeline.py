@@ -49,7 +49,11 @@ from workers.lifeline import Terminated, leave_when_told
 class Closing:
     def __del__(self):
         signal.raise_signal(signal.SIGTERM)
+class Broken:
+    def __del__(self):
+        raise ValueError("mistake")
 leave_when_told()
+Broken()
 try:
     Closing()
     signal.pause()
@@ -64,7 +68,10 @@ except Terminated:
 def test_who_is_told_to_leave_leaves_though_something_swallows_it() -> None:
     with ran(SWALLOWED) as process:
         out, err = process.communicate(timeout=SECONDS)
-    assert (out, err) == ("goodbye\ngoodbye again\n", "")
+    assert out == "goodbye\ngoodbye again\n"
+    # Of another's mistake in a destructor Python tells as ever; of this there is nothing to say.
+    assert "mistake" in err
+    assert "Terminated" not in err
     assert process.returncode == 0
 
 

@@ -16,12 +16,38 @@ OWN = block("own: own.py")
 FILTERED, GATHERED = ((*line.split()[2:], "--seed", "1") for line in block("own: run").splitlines())
 
 
-def simulated(folder: Path, *words: str) -> tuple[int, str, str]:
+# Mistakes that are made: a call that raises, and answers of another kind.
+SLIPS = """
+import numpy as np
+from kardam.stage import Stage
+from workers.attacks import Attack
+class Raises(Attack):
+    def corrupt(self, g, rng):
+        return g.gradient
+class Short(Attack):
+    def corrupt(self, g, rng):
+        return g[:3]
+class Judges(Stage):
+    def judge(self, seen):
+        return seen.length > 1
+class Truth(Stage):
+    def judge(self, seen):
+        return seen.norm > 1
+def everything(n, f):
+    return lambda vectors: vectors
+class Noise(Attack):
+    def corrupt(self, g, rng):
+        return g + 1e-6 * rng.normal(size=g.shape)  # of float64
+"""
+
+
+def simulated(folder: Path, *words: str, verb: str = "simulate") -> tuple[int, str, str]:
     (folder / "own.py").write_text(OWN)
+    (folder / "slips.py").write_text(SLIPS)
     # The house by its path, and own.py by the folder that the user stands in.
     program = f"import sys; sys.path.insert(0, {str(HOUSE)!r}); from workers.__main__ import main"
     ran = subprocess.run(
-        [sys.executable, "-c", f"{program}; main()", "simulate", *words, "--json", "--quiet"],
+        [sys.executable, "-c", f"{program}; main()", verb, *words, "--json", "--quiet"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -58,3 +84,40 @@ def test_a_slip_in_ones_own_is_one_sentence(
     assert code == 2
     assert said in err
     assert "Traceback" not in err
+
+
+ROUNDS = ("--preset", "none", "--gather", "synchronous", "--aggregator")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--byzantine", "3", "--attack", "slips:Raises"), "in Raises.corrupt: raised Attri"),
+        (("--byzantine", "3", "--attack", "slips:Short"), "corrupt, got one of shape (3,)"),
+        (("--filter", "slips:Judges"), "slips.py, line 13, in Judges.judge: raised Attri"),
+        (("--filter", "slips:Truth"), "expected None or a Refusal of a stage's judge, got"),
+        ((*ROUNDS, "slips:everything"), "(1000,) of the aggregator, got [array"),
+    ],
+)
+def test_what_ones_own_does_wrong_in_a_run_is_one_sentence_that_says_where(
+    words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    code, _, err = simulated(tmp_path, "--task", "synthetic", "--arrivals", "300", *words)
+    assert code == 3, err
+    assert said in err
+    assert err.count("\n") <= 2, err
+
+
+def test_a_worker_whose_own_attack_raises_dies_of_a_sentence(tmp_path: Path) -> None:
+    words = ("--task", "synthetic", "--arrivals", "100", "--byzantine", "1")
+    code, out, err = simulated(tmp_path, *words, "--attack", "slips:Raises", verb="run")
+    assert code == 0, err
+    assert "slips.py, line 7, in Raises.corrupt: raised Attri" in json.loads(out)["deaths"]["9"]
+    assert "Traceback" not in err
+
+
+def test_ones_own_attack_may_compute_in_float64(tmp_path: Path) -> None:
+    words = ("--task", "synthetic", "--arrivals", "100", "--preset", "none", "--byzantine", "1")
+    code, out, err = simulated(tmp_path, *words, "--attack", "slips:Noise")
+    assert code == 0, err
+    assert json.loads(out)["byzantine"]["admitted"] > 0

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from kardam import report
-from kardam.chronicle import read, read_all
+from kardam import figures, report
+from kardam.chronicle import Chronicle, read, read_all
 from kardam.errors import UsageError
 from kardam.live import Bar
 from kardam.messages import Verdict
@@ -26,7 +26,7 @@ from workers.laboratory import Experiment
 # The children of an SVG are named like this.
 SVG = "{http://www.w3.org/2000/svg}"
 LATENCY = "lognormal:mean=0.1,sigma=0.5"
-MARKUP = "<script>alert($x$)</script>"
+MARKUP = r"<script>alert($\frac$, 漢)</script>"
 
 
 class Reported(NamedTuple):
@@ -111,6 +111,17 @@ def test_a_report_shows_the_band_who_lies_and_which_rules_refused(reported: Repo
     assert f"<td>3</td><td>sign_flip:scale=10</td>{cells}" in page
 
 
+def test_a_loss_that_grows_without_end_leaves_room_for_the_others() -> None:
+    def losses(*values: float) -> Chronicle:
+        rows = [{"updates": 1, "seconds": 1.0, "loss": its, "accuracy": 0.5} for its in values]
+        return Chronicle(f"ends at {values[-1]}", {}, {}, rows, None)  # type: ignore[arg-type]
+
+    learns, diverges = losses(2.0, 0.3), losses(2.0, 1e22)
+    assert figures.loss([learns, diverges]).axes[0].get_ylim() == pytest.approx((0.2, 200.0))
+    low, high = figures.loss([learns]).axes[0].get_ylim()
+    assert low < 0.3 < 2 < high < 3
+
+
 def test_a_page_stands_alone_and_is_a_function_of_its_run(reported: Reported, run: Path) -> None:
     page = reported.page
     assert not re.search(r"""<link|@import|(src|href)=["'](?!data:|#)|url\((?!#)""", page)
@@ -124,18 +135,18 @@ def test_a_page_stands_alone_and_is_a_function_of_its_run(reported: Reported, ru
 def test_what_a_worker_calls_itself_is_no_markup(reported: Reported) -> None:
     assert read(reported.run).label(0) == MARKUP
     assert "<script" not in reported.page
-    assert "&lt;script&gt;alert($x$)" in reported.page
+    assert r"&lt;script&gt;alert($\frac$, 漢)" in reported.page
 
 
 def test_runs_are_compared_under_their_names(kardam: Kardam, run: Path, tmp_path: Path) -> None:
-    simulated(tmp_path / "plain", "none")
-    code, out, err = kardam("report", str(run), str(tmp_path / "plain"), "--out", str(tmp_path))
+    simulated(tmp_path / "_p$ai$", "none")  # what matplotlib would take for something else
+    code, out, err = kardam("report", str(run), str(tmp_path / "_p$ai$"), "--out", str(tmp_path))
     assert (code, out.strip()) == (0, str(tmp_path / "report.html")), err
-    assert words(tmp_path / "figures" / "accuracy.svg") >= {"liars", "plain"}
+    assert words(tmp_path / "figures" / "accuracy.svg") >= {"liars", " _p$ai$"}
     drawn = {path.name for path in (tmp_path / "figures").glob("*.png")}
     # Without a filter there is no band to draw.
-    assert drawn >= {"growth-liars.png", "verdicts-liars.png", "verdicts-plain.png"}
-    assert "growth-plain.png" not in drawn
+    assert drawn >= {"growth-liars.png", "verdicts-liars.png", "verdicts-_p_ai_.png"}
+    assert "growth-_p_ai_.png" not in drawn
 
 
 def test_runs_that_share_a_name_are_told_apart_by_their_paths(

@@ -24,6 +24,7 @@ from kardam import pages
 from kardam.errors import KardamError, TaskError
 from kardam.keys import Pass
 from kardam.shared import Layout, Pair, SharedDesk, taken_over
+from kardam.spec import blamed
 from workers.board import Board, shared
 from workers.crew import Member
 from workers.lifeline import Lifeline, Terminated, leave_when_told
@@ -137,8 +138,11 @@ class Nursery:
             code = 0  # after a goodbye
         except SystemExit as exit_:
             code, words = TaskError.code, f"the task called sys.exit({exit_.code!r})"
-        except KardamError as error:
-            code, words = error.code, str(error)
+        except Exception as error:
+            if told := error if isinstance(error, KardamError) else blamed(error):
+                code, words = told.code, str(told)
+            else:
+                traceback.print_exc()
         except BaseException:
             traceback.print_exc()
         finally:
@@ -195,7 +199,6 @@ def main(lifeline: Lifeline) -> None:
     # What a task prints is the user's; our own words have a descriptor of their own.
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and decides
     torch.set_num_threads(1)
     pages.keep()  # the children's, too
     way = socket.socket(fileno=int(sys.argv[2]))

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from kardam.errors import TaskError
 from kardam.growth import History
 from kardam.messages import Declared, Gradient, Vector, WorkerId
 from workers.attacks import Attack
@@ -109,12 +110,12 @@ class Worker:
 
     def answer(self, ticket: int, version: int, x: Vector, now: float = 0.0) -> Answer:
         """The answer to a hand-out of second `now`; raises TaskError where the task gives no
-        gradient.
+        gradient, or the attack no vector.
         """
         attack = self._lying()
         self._answers += 1
         g, loss = self._objective.gradient(attack.model(x), self._batches, attack.poison)
-        sent = attack.corrupt(g, self._lies)
+        sent = _vector(attack.corrupt(g, self._lies), len(g))
         change = self._history.add(ticket, version, sent, x)
         declared = None
         if change is not None and math.isfinite(change.growth):
@@ -142,3 +143,16 @@ class Worker:
     def forget(self) -> None:
         """Begin anew with a server that remembers nothing of this worker."""
         self._history = History()
+
+
+def _vector(sent: Vector, d: int) -> Vector:
+    """As float32: a lie with numpy's own noise in it has become float64, which no server takes, and
+    would pass for a lie that every filter sees. Raises TaskError for what is no vector.
+    """
+    if not isinstance(sent, np.ndarray) or sent.shape != (d,):
+        what = f"one of shape {sent.shape}" if isinstance(sent, np.ndarray) else repr(sent)[:60]
+        raise TaskError(f"expected a vector of shape ({d},) of the attack's corrupt, got {what}")
+    if sent.dtype == np.float32:
+        return sent
+    with np.errstate(over="ignore"):
+        return sent.astype(np.float32)

@@ -6,6 +6,7 @@ No token is needed, nobody's session is touched, and the first failure is the la
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -16,7 +17,10 @@ from kardam.client import check_endpoint
 from kardam.doctor.finding import Finding, fail, ok, warn
 from kardam.errors import Denied as Refused
 from kardam.errors import Unreachable
-from kardam.messages import Denied, Hello
+from kardam.keys import Keys
+from kardam.kits import address
+from kardam.line import Line
+from kardam.messages import Denied, Hello, Role, Welcome
 from kardam.protocol import PROTOCOL, ProtocolError, decode_down, encode
 
 # Seconds that each step may take.
@@ -26,13 +30,22 @@ PATIENCE = 3.0
 SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 GREETING = SIGNATURE + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 
+# Up to the version, which is enough to hear the other's greeting: who hears of another mechanism
+# than his own hangs up, and what he has said is lost.
+OPENING = GREETING[: len(SIGNATURE) + 1]
 
-def look(endpoint: str) -> Iterator[Finding]:
-    """Each step's finding, up to the first that fails. Raises UsageError for no endpoint."""
+
+def look(where: str) -> Iterator[Finding]:
+    """Each step's finding, up to the first that fails, of an endpoint, or by a kit. Raises
+    UsageError for what is neither.
+    """
+    endpoint, keys = address(where)
     parts = urlsplit(check_endpoint(endpoint))
     host, port = str(parts.hostname), int(parts.port or 0)
-    steps = [partial(_name, host), partial(_tcp, host, port), partial(_key, host, port)]
-    for step in [*steps, partial(_version, endpoint)]:
+    steps = [partial(_name, host), partial(_tcp, host, port), partial(_key, host, port, keys)]
+    if keys is not None:
+        steps.append(partial(_let_in, endpoint, keys))
+    for step in [*steps, partial(_version, endpoint, keys)]:
         yield (found := step())
         if found.state != "ok":
             return  # behind a door that asks for a key, nothing is to be seen without one
@@ -64,12 +77,12 @@ def _tcp(host: str, port: int) -> Finding:
     return fail("tcp", told, cure, Unreachable.code)
 
 
-def _key(host: str, port: int) -> Finding:
+def _key(host: str, port: int, keys: Keys | None) -> Finding:
     """Which mechanism the other side's ZeroMQ asks for, by its own greeting."""
     theirs = b""
     try:
         with socket.create_connection((host, port), timeout=PATIENCE) as line:
-            line.sendall(GREETING)
+            line.sendall(OPENING)
             while len(theirs) < len(GREETING) and (more := line.recv(len(GREETING))):
                 theirs += more
     except OSError:
@@ -79,8 +92,10 @@ def _key(host: str, port: int) -> Finding:
         cure = "ask whoever runs that machine what listens there; kardam serve prints its endpoint"
         return fail("key", f"no ZeroMQ listens there: {said}", cure, Unreachable.code)
     mechanism = theirs[12:32].rstrip(b"\0").decode("ascii", "replace")
+    if mechanism == "CURVE" and keys is not None:
+        return ok("key", "it lets in only whose key is enrolled, under CURVE")
     if mechanism == "CURVE":
-        cure = "with a kit of yours (kardam keys kit), kardam work and kardam stats go on from here"
+        cure = "give a kit (kardam keys kit) in place of the endpoint, and it goes on from here"
         return warn("key", "it lets in only whose key is enrolled, under CURVE", cure)
     if mechanism != "NULL":
         told = f"the server asks for {mechanism}, which kardam {__version__} does not speak"
@@ -89,25 +104,45 @@ def _key(host: str, port: int) -> Finding:
     return ok("key", "none is asked for: the line is plain TCP")
 
 
-def _version(endpoint: str) -> Finding:
-    """Say hello, without a token, so that the answer is no; a no in our words is what we want."""
-    hello = Hello(PROTOCOL, __version__, "operator", "", "doctor", byzantine=False, holds=())
-    with zmq.Context() as context, context.socket(zmq.DEALER) as asking:
-        asking.set(zmq.LINGER, 0)
-        asking.connect(endpoint)
-        asking.send_multipart(encode(hello))
+def _let_in(endpoint: str, keys: Keys) -> Finding:
+    """Whether a handshake with these keys succeeds."""
+    until = time.monotonic() + PATIENCE
+    with zmq.Context() as context, closing(Line(context, endpoint, keys)) as line:
+        while time.monotonic() < until:
+            if (failure := line.failure()) is not None:
+                return fail(
+                    "kit",
+                    str(failure),
+                    "its operator enrolls it again, or makes another kit",
+                    Refused.code,
+                )
+            if line.succeeded:
+                return ok("kit", "its key is enrolled")
+            line.wait(0.1)
+    cure = "wait, if the server is busy; else it is another program"
+    return fail("kit", f"no handshake within {PATIENCE:g} s", cure, Unreachable.code)
+
+
+def _version(endpoint: str, keys: Keys | None) -> Finding:
+    """Say hello, without a token, or in a role that hardly a kit has, so that the answer is no; a
+    no in our words is what we want.
+    """
+    role: Role = "operator" if keys is None else "evaluator"
+    hello = Hello(PROTOCOL, __version__, role, "", "doctor", byzantine=False, holds=())
+    with zmq.Context() as context, closing(Line(context, endpoint, keys)) as line:
+        line.socket.send_multipart(encode(hello))
         try:
             answer = None
-            if asking.poll(int(1000 * PATIENCE)):
-                answer, _ = decode_down(asking.recv_multipart())
+            if line.socket.poll(int(1000 * PATIENCE)):
+                answer, _ = decode_down(line.socket.recv_multipart())
         except ProtocolError as error:
             cure = "compare kardam --version here and there"
             return fail("version", f"it answers what is no message: {error}", cure, Refused.code)
-    if not isinstance(answer, Denied):
+    if not isinstance(answer, Denied | Welcome):
         cure = "wait, if the server is busy; else it is another program"
         told = f"no answer to hello within {PATIENCE:g} s" if answer is None else f"got {answer}"
         return fail("version", told, cure, Unreachable.code)
-    if "protocol" in answer.reason:
+    if isinstance(answer, Denied) and "protocol" in answer.reason:
         cure = f"install one version at both ends; this is kardam {__version__}"
         return fail("version", answer.reason, cure, Refused.code)
     return ok("version", f"a kardam server, which speaks protocol {PROTOCOL} as this one does")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kardam.aggregators import Rule
+from kardam.errors import TaskError
 from kardam.messages import Refusal, Vector, WorkerId
 from kardam.state import State, Stateful
 
@@ -97,7 +98,7 @@ class Buffered(Gathering):
             return None
         result = self.rule([self._gathered[owner] for owner in sorted(self._gathered)])
         self._gathered = {}
-        return result
+        return like(g, result)
 
     def state(self) -> State:
         return {"gathered": [[worker, g] for worker, g in self._gathered.items()]}
@@ -117,6 +118,16 @@ class Synchronous(Buffered):
         if staleness > 0:
             return Refusal("late", staleness, 0, 0)
         return super().refuse(worker, staleness)
+
+
+def like(g: Vector, result: Vector) -> Vector:
+    """What a rule made of vectors like g. Raises TaskError where that is none: it may be a user's
+    own.
+    """
+    if np.shape(result) == g.shape:
+        return result
+    kind = f"one of shape {np.shape(result)}" if isinstance(result, np.ndarray) else repr(result)
+    raise TaskError(f"expected a vector of shape {g.shape} of the aggregator, got {kind[:60]}")
 
 
 def weighted(g: Vector, weight: float) -> Vector:

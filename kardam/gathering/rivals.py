@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kardam.aggregators import Rule
-from kardam.gathering.gathering import Gathering, RuleOf, weighted
+from kardam.gathering.gathering import Gathering, RuleOf, like, weighted
 from kardam.growth import distance, norm
 from kardam.messages import Vector, WorkerId
 from kardam.state import State
@@ -46,7 +46,7 @@ class Basgd(Gathering):
             return None
         result = self.rule([self._means[buffer] for buffer in range(self.size)])
         self._means, self._counts = {}, {}
-        return result
+        return like(g, result)
 
     def state(self) -> State:
         return {

@@ -15,8 +15,10 @@ let books = null, heard = null;
 
 // --- words ---
 
-const number = (value, digits = 3) => value == null ? "–"
-  : Number(value).toLocaleString("en", {maximumSignificantDigits: digits});
+const number = (value, digits = 3) => value == null ? "–" : Number(value).toLocaleString("en", {
+  maximumSignificantDigits: digits,
+  notation: Math.abs(value) < 1e5 ? "standard" : "scientific",  // there is no room for more
+});
 const whole = value => Number(value).toLocaleString("en");
 const percent = share => share == null ? "–" : `${Math.round(100 * share)} %`;
 const counts = refused => Object.entries(refused).map(([rule, n]) => `${rule} ${whole(n)}`).join(", ");
@@ -104,13 +106,15 @@ function lines(id, series, top = null) {
 
 // A column a worker, its newest growths from left to right; on a logarithmic axis.
 function growth() {
-  const box = canvas("growth"), {pen, left, right, top, bottom} = box;
   const {low, high} = books.band;
   const rows = [...books.workers].sort((a, b) => b.byzantine - a.byzantine).slice(0, COLUMNS_MAX)
     .sort((a, b) => a.worker - b.worker);
   const values = rows.flatMap(row => row.trace.map(t => t[1])).filter(v => v > 0);
-  $("no-band").hidden = high != null;
-  if (high == null || !values.length) return;
+  const known = high != null && values.length > 0;
+  $("band").hidden = !known;
+  $("no-band").hidden = known;
+  if (!known) return;
+  const box = canvas("growth"), {pen, left, right, top, bottom} = box;
   const floor = Math.log10(Math.min(...values, low || high) / 1.4);
   const ceiling = Math.log10(Math.max(...values, high) * 1.4);
   const y = value => bottom - (bottom - top)
@@ -192,19 +196,13 @@ function workers() {
     ? `${rows.length} of ${books.of_workers} workers: who is said to lie, and who stands out, first` : "");
 }
 
-function why({value, low, high}) {
-  if (value == null && high == null) return "";
-  const [seen, least, most] = [value, low, high].map(v => v == null ? "∞" : number(v));
-  return high != null && value != null && value < low ? `${seen} is less than ${least}` : `${seen} is more than ${most}`;
-}
-
 function refusals() {
   $("refusals").tBodies[0].replaceChildren(...books.refusals.map(its => {
     const line = element("tr");
     line.append(
       element("td", duration(its.seconds), "number"), element("td", its.worker, "number"),
-      element("td", its.rule), element("td", why(its)),
       element("td", its.staleness < 0 ? "–" : its.staleness, "number"),
+      element("td", its.rule), element("td", its.why, "why"),
     );
     return line;
   }));
@@ -214,6 +212,7 @@ function refusals() {
 
 function draw() {
   if (books === null) return;
+  document.querySelector("main").hidden = false;
   $("status").textContent = books.status;
   document.title = `kardam: ${books.status}, ${number(books.accuracy)}`;
   say("trouble", books.trouble);

@@ -11,7 +11,7 @@ from kardam.explain import Account, accounts, sentences
 from kardam.flags import json_option
 
 
-@click.command("explain")
+@click.command("explain", short_help="Why workers were refused, in sentences.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--worker", type=int, help="Which one.  [default: all]")
 @json_option

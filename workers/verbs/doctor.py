@@ -14,7 +14,7 @@ import uvloop
 from kardam.doctor import endpoint as afar
 from kardam.doctor import machine
 from kardam.doctor.finding import Finding, fail, ok, warn
-from kardam.errors import KardamError
+from kardam.errors import Interrupted, KardamError
 from kardam.flags import RUNS, json_option
 from kardam.plan import Every, Plan, Until
 from kardam.recipe import Recipe
@@ -28,13 +28,14 @@ N, ARRIVALS, SECONDS_MAX = 4, 200, 20.0
 
 
 @click.command("doctor", short_help="What is wrong here, or on the way to a server.")
-@click.argument("endpoint", required=False)
+@click.argument("endpoint", metavar="[ENDPOINT|KIT]", required=False)
 @json_option
 def doctor_command(endpoint: str | None, as_json: bool) -> None:
-    """Look at this machine, and try a run of a second or two on it; or look at ENDPOINT, a server.
+    """Look at this machine, and try a run of a second or two on it; or look at a server.
 
     This machine: versions, compute threads, a port, the place for tokens, the event loop, the
-    disk, and last a real run over loopback. A server: its name, its port, its key, its version.
+    disk, and last a real run over loopback. A server: its name, its port, its key, its version;
+    by a KIT, also whether it lets that in.
 
     Each line is ok, warn or fail, and says what to do. The exit code is that of the first fail.
 
@@ -42,6 +43,7 @@ def doctor_command(endpoint: str | None, as_json: bool) -> None:
     Examples:
       kardam doctor
       kardam doctor tcp://127.0.0.1:5555
+      kardam doctor alice.kit
     """
     found = []
     for finding in _machine() if endpoint is None else afar.look(endpoint):
@@ -89,10 +91,14 @@ def _self_test() -> Finding:
         )
         try:
             outcome = uvloop.run(run(plan, members, quiet=True))
+        except Interrupted:
+            raise
         except KardamError as error:
             return fail(
                 "self-test", str(error), "mend the first line above that is not ok", error.code
             )
+    if outcome.ending.interrupted:
+        raise Interrupted(f"{outcome.ending.why} in the self-test", outcome.ending.code)
     books = outcome.books
     told = f"{N} workers, {books['delivered']} gradients over TCP in {books['seconds']:.1f} s"
     if outcome.code:
