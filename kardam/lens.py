@@ -19,6 +19,10 @@ from kardam.state import State
 # has as many ways to lie upon each other.
 RUN = 16_384
 
+# Runs that get their signs, and are squared, in one call: one each would take a sixth longer at
+# d = 10^7, and twice as many no less.
+AT_ONCE = 4
+
 # Of the same secret, sketches of another kind are others.
 KIND = 2
 
@@ -100,15 +104,15 @@ class Sketched:
 
     whatever v is, as long as it does not depend on the secret: 3 % of a norm and 4.4 % of a growth
     at k = 512. It is a count-sketch (Charikar, Chen and Farach-Colton, 2002) of four rows of k/4
-    buckets. Coordinate j of run i of v has the sign a_i c_j and the place (j + r_i) mod RUN; the
-    places are cut into lines as long as a row, and in row q place o of line u has the bucket
-    (o + s_qu) mod k/4. Signs and rotations are secret. Two coordinates meet in a bucket of one row
-    with probability 4/k at most, and in all of them with 1/RUN: so the variance is below
-    2 (1/k + 16/k^2 + 1/RUN) ||v||^4 and a few terms as small as 1/k^2, for what is spread out as
-    for what is piled up, and one coordinate alone has no error.
+    buckets. Coordinate j of run i of v has the sign a_i c_m, m being its number mod 4 RUN, and the
+    place (j + r_i) mod RUN; the places are cut into lines as long as a row, and in row q place o of
+    line u has the bucket (o + s_qu) mod k/4. Signs and rotations are secret. Two coordinates meet
+    in a bucket of one row with probability 4/k at most, and in all of them with 1/RUN: so the
+    variance is below 2 (1/k + 16/k^2 + 1/RUN) ||v||^4 and a few terms as small as 1/k^2, for what
+    is spread out as for what is piled up, and one coordinate alone has no error.
 
     One pass over v; over a model none, where it is one gradient away from the last and the step is
-    long enough (`LONG`). The secret's arrays are RUN + 4 RUN/k + d/RUN numbers.
+    long enough (`LONG`). The secret's arrays are 4 RUN + 16 RUN/k + d/RUN numbers.
     """
 
     def __init__(self, d: int, k: int, secret: int) -> None:
@@ -124,12 +128,12 @@ class Sketched:
         # As many places as there are coordinates where those are few, in whole lines.
         lines = min(RUN // width, math.ceil(self.d / width))
         self._run = run = lines * width
-        self._signs = _signs(chance, run)
-        starts = range(0, self.d, run)
-        rotations, flips = chance.integers(run, size=len(starts)), _signs(chance, len(starts)) < 0
-        self._runs = list(zip(starts, rotations.tolist(), flips.tolist(), strict=True))
-        # Room for one run; and for the places, twice, for what is rotated past the end.
-        self._signed = np.empty(run, np.float32)
+        runs = math.ceil(self.d / run)
+        self._signs = _signs(chance, min(AT_ONCE, runs) * run)
+        rotations, flips = chance.integers(run, size=runs), _signs(chance, runs) < 0
+        self._turns = list(zip(rotations.tolist(), flips.tolist(), strict=True))
+        # Room for these runs; and for the places, twice, for what is rotated past the end.
+        self._signed = np.empty_like(self._signs)
         self._places = np.empty((2, lines, width), np.float32)
         # Each line twice, so that a line rotated by s is what begins at s: rows are dealt by lines,
         # in a third of the time that it takes number by number.
@@ -143,11 +147,11 @@ class Sketched:
         squares = list[float]()
 
         def part(start: int) -> Vector:
-            run = v[start : start + self._run]
-            run = np.multiply(run, self._signs[: run.size], out=self._signed[: run.size])
-            # Signs change no square; and now it is in the cache.
-            squares.append(float(np.dot(run, run)))
-            return run
+            runs = v[start : start + self._signs.size]
+            runs = np.multiply(runs, self._signs[: runs.size], out=self._signed[: runs.size])
+            # Signs change no square; and now they are in the cache.
+            squares.append(float(np.dot(runs, runs)))
+            return runs
 
         return Look(self._sketch(part), root(sum(squares)))
 
@@ -158,24 +162,26 @@ class Sketched:
 
         # Two sketches would be subtracted with the rounding error of sums as long as x, 1e-7 ||x||.
         def part(start: int) -> Vector:
-            end = min(start + self._run, self.d)
-            run = np.subtract(y[start:end], x[start:end], out=self._signed[: end - start])
-            return np.multiply(run, self._signs[: run.size], out=run)
+            end = min(start + self._signs.size, self.d)
+            runs = np.subtract(y[start:end], x[start:end], out=self._signed[: end - start])
+            return np.multiply(runs, self._signs[: runs.size], out=runs)
 
         moved: Trace = trace + self._sketch(part).astype(np.float64)
         return moved
 
     def _sketch(self, part: Callable[[int], Vector]) -> Vector:
-        """Of the runs with their signs c, which are asked for one after the other: while they are
-        in the cache.
+        """Of the runs with their signs c, some of which are asked for at a time: while they are in
+        the cache.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             self._places.fill(0)
-            places = self._places.reshape(-1)
-            for start, rotation, flip in self._runs:
-                run = part(start)
-                sums = places[rotation : rotation + run.size]
-                (np.subtract if flip else np.add)(sums, run, out=sums)
+            places, turns = self._places.reshape(-1), iter(self._turns)
+            for start in range(0, self.d, self._signs.size):
+                runs = part(start)
+                for at in range(0, runs.size, self._run):
+                    (rotation, flip), run = next(turns), runs[at : at + self._run]
+                    sums = places[rotation : rotation + run.size]
+                    (np.subtract if flip else np.add)(sums, run, out=sums)
             # In one run of memory, then in two copies: both at once would take half as long again.
             sums = np.add(self._places[0], self._places[1], out=self._places[0])
             self._lines[:] = sums[:, None]

@@ -43,6 +43,20 @@ def test_a_journal_has_a_line_a_verdict_with_all_that_is_known_of_it(tmp_path: P
     }
 
 
+def test_the_journal_is_in_order_and_whole_however_many_lines_are_made_at_a_time(
+    tmp_path: Path,
+) -> None:
+    count = 2 * records.BATCH + 1
+    with Records.create(tmp_path, "", keep=3) as written:
+        for second in range(count):
+            written.verdict(VERDICT, second)
+        written.flush()
+        assert len(lines(tmp_path / "journal.jsonl")) == count
+        written.verdict(VERDICT, count)
+        written.flush()
+    assert [line["seconds"] for line in lines(tmp_path / "journal.jsonl")] == list(range(count + 1))
+
+
 def test_a_run_that_goes_on_forgets_what_it_wrote_after_its_checkpoint(tmp_path: Path) -> None:
     with Records.create(tmp_path, "", keep=3) as written:
         written.verdict(VERDICT, 1.0)
