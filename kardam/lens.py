@@ -19,9 +19,9 @@ from kardam.state import State
 # has as many ways to lie upon each other.
 RUN = 16_384
 
-# Runs that get their signs, and are squared, in one call: one each would take a sixth longer at
-# d = 10^7, and twice as many no less.
-AT_ONCE = 4
+# Runs that get their signs, and are squared, in one call: one each would take a tenth longer at
+# d = 10^7, and twice as many would fill the cache.
+AT_ONCE = 2
 
 # Of the same secret, sketches of another kind are others.
 KIND = 2
@@ -104,7 +104,7 @@ class Sketched:
 
     whatever v is, as long as it does not depend on the secret: 3 % of a norm and 4.4 % of a growth
     at k = 512. It is a count-sketch (Charikar, Chen and Farach-Colton, 2002) of four rows of k/4
-    buckets. Coordinate j of run i of v has the sign a_i c_m, m being its number mod 4 RUN, and the
+    buckets. Coordinate j of run i of v has the sign a_i c_m, m being its number mod 2 RUN, and the
     place (j + r_i) mod RUN; the places are cut into lines as long as a row, and in row q place o of
     line u has the bucket (o + s_qu) mod k/4. Signs and rotations are secret. Two coordinates meet
     in a bucket of one row with probability 4/k at most, and in all of them with 1/RUN: so the
@@ -112,7 +112,7 @@ class Sketched:
     is spread out as for what is piled up, and one coordinate alone has no error.
 
     One pass over v; over a model none, where it is one gradient away from the last and the step is
-    long enough (`LONG`). The secret's arrays are 4 RUN + 16 RUN/k + d/RUN numbers.
+    long enough (`LONG`). The secret's arrays are 2 RUN + 16 RUN/k + d/RUN numbers.
     """
 
     def __init__(self, d: int, k: int, secret: int) -> None:

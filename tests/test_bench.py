@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench import dampening, knob, latency, scale, throughput, wires
+from bench import cycle, dampening, knob, latency, scale, throughput, wires
 from kardam.filters import Growth
 from kardam.messages import Gradient
 from kardam.recipe import DEFAULT_PRESET, PRESETS
@@ -107,3 +107,12 @@ def test_waits_are_measured_of_every_kind_also_beside_a_slow_reader() -> None:
     row = latency.row(2000, 2, "shared", slow=True, seconds=0.5)
     assert row["verdicts"] > 0
     assert all(" / " in row[kind] for kind in ("loop", "verdict", "answer", "pull"))
+
+
+@pytest.mark.parametrize("way", ["tcp", "shared"])
+def test_the_parts_of_a_cycle_are_what_it_is_made_of(way: str) -> None:
+    row = cycle.row(2000, "default", way, cycles=60)
+    assert ("copy g" in row["parts"]) == (way == "shared")
+    assert min(row["parts"].values()) > 0
+    # Wrapping takes time, too, which no part has all of.
+    assert 0.5 * row["whole"][0] < sum(row["parts"].values()) < 3 * row["whole"][0]
