@@ -1,5 +1,6 @@
 """What a user can get wrong ends in one sentence and a numbered exit, never in a traceback."""
 
+import errno
 import json
 import signal
 import socket
@@ -8,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import NoReturn, Self
 
+import click
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
 from kardam import __version__
+from kardam.__main__ import entry
 from kardam.checkpoint import load, save
 from kardam.client import Halted
 from kardam.errors import EXIT_CODES, Denied, KardamError, UsageError
@@ -359,6 +362,18 @@ def test_no_room_for_what_is_printed_is_one_sentence() -> None:
         )
     assert ran.returncode == 7
     assert ran.stderr == "kardam: standard output: No space left on device\n"
+
+
+def test_no_room_for_something_else_is_not_told_of_standard_output(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @click.command()
+    def write() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "argv", ["kardam"])
+    with pytest.raises(OSError, match="No space left"):
+        entry(write)
 
 
 def test_ctrl_c_while_it_is_loading_says_nothing_and_a_bug_still_does() -> None:
