@@ -106,14 +106,24 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(
     [
         ("stats tcp://127.0.0.1:1", "nobody listens there (Connection refused)", 5),
         ("work tcp://127.0.0.1:1", "nobody listens there (Connection refused)", 5),
+        # Whose words come from another process.
         ("run --task digtis", "--task: unknown name 'digtis'; did you mean 'digits'", 2),
         ("run --task tests.test_worker:raising_task", "raised OSError: no such data", 3),
-        ("run --task npz:path=no.npz", "--task 'npz:path=no.npz': no such file: /", 2),
-        ("run --task synthetic:d=7", "expected d to be a multiple of classes=10, like 10 or 20", 2),
-        ("run --task tests.test_worker:small_task --workers 31 --f 1", "30 training examples", 3),
-        ("run --split idd", "--split: unknown name 'idd'; did you mean 'iid'", 2),
-        ("run --split by_label:share=2", "expected 0 <= share <= 1, got 2.0", 2),
         (f"run --split by_label:share=0.{'5' * 120}", "--split: expected at most 128 char", 2),
+        # ... or from this one, which has torch already.
+        ("simulate --task npz:path=no.npz", "--task 'npz:path=no.npz': no such file: /", 2),
+        (
+            "simulate --task synthetic:d=7",
+            "expected d to be a multiple of classes=10, like 10 or 20",
+            2,
+        ),
+        (
+            "simulate --task tests.test_worker:small_task --workers 31 --f 1",
+            "30 training examples",
+            3,
+        ),
+        ("simulate --split idd", "--split: unknown name 'idd'; did you mean 'iid'", 2),
+        ("simulate --split by_label:share=2", "expected 0 <= share <= 1, got 2.0", 2),
         ("run --bind tcp://127.0.0.1:99999", "expected an endpoint", 2),
     ],
 )
