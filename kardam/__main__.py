@@ -23,6 +23,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import errno
 import logging
+import traceback
 from typing import NoReturn
 
 import click
@@ -95,9 +96,13 @@ def entry(command: click.Command) -> NoReturn:
 
 def _unprinted(error: Exception) -> Unwritable | None:
     """What to tell where there was no room for what is printed; files are seen to elsewhere."""
-    if not isinstance(error, OSError) or error.errno != errno.ENOSPC or error.filename:
+    if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
         return None
-    # Nor is there any for what Python would print at the end.
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    # Who prints, and writes no files.
+    if frame.f_globals["__name__"].partition(".")[0] not in ("click", "rich"):
+        return None
+    # Nor is there any room for what Python would print at the end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return Unwritable(f"standard output: {error.strerror}")
 

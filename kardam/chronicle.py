@@ -160,7 +160,7 @@ def people(run: Path) -> dict[int, Person]:
             workers = told.get("stats", {"workers": []})["workers"]
             rows = [{"worker": worker, **row} for worker, row in workers]
         return {row["worker"]: Person(row["label"], row["byzantine"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{run}: not as kardam writes a run: {error!r}") from error
 
 

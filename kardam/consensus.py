@@ -1,101 +1,86 @@
 """Whether a worker's recent work, on average, points where that of the others does.
 
-Never in here: the newest gradient alone, which is mostly noise; its length, which growth and clip
-see to; or what a worker says of itself.
+Never in here: the newest gradient alone, which is mostly noise; or what a worker says of itself.
 """
 
 import math
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import defaultdict, deque
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kardam.growth import Evidence, distance
+from kardam.histories import Histories
 from kardam.messages import Refusal, Vector, WorkerId
 from kardam.stage import Stage
 from kardam.state import State
+from kardam.terms import Terms
+from kardam.voices import lengths, voices, weighted_median
 
 # Of how many histories the centre is made at once. Of more workers, these take turns.
 SAMPLE = 256
-
-# Among how many of those that lie equally far from the centre each looks for its twins.
-NEIGHBOURS = 32
 
 # What is divided by at least.
 TINY = np.finfo(np.float32).tiny
 
 
-class _Average(NamedTuple):
-    """sum_i beta^(k-i) (1 - beta) g_i / ||g_i||, over k answers."""
-
-    sum: Vector
-    answers: int
-
-
-# A term of 2^20 is for ever.
-STRIKES_MAX = 20
-
-
-@dataclass(slots=True)
-class _Record:
-    """How often a worker went too far, less what is forgiven; when the last of either was, and when
-    its term is over, in admissions of anybody.
-    """
-
-    strikes: int = 0
-    since: int = 0
-    until: int = 0
+Numbers = NDArray[np.floating[Any]]
 
 
 class _Centre(NamedTuple):
-    """z, and z_(-p) of each worker p that had a part in it."""
+    """z; z_(-p) of each worker p that had a part in it; and what else was seen of the population
+    when it moved last.
+    """
 
     z: Vector
     without: dict[WorkerId, Vector]
+    own: float  # omega^2
+    median: float  # of D_p
+    opposite: float  # below which <h_p, z_(-p)>/||z_(-p)|| is against the others
 
 
 class Consensus(Stage):
-    """Refuse a worker whose history lies too far from the centre of the others, or too near.
+    """Refuse, for a term, a worker whose history lies too far from the centre of the others; and
+    any that lies too near.
 
-    A history is the exponential average of the *directions* of one worker's gradients, over its
-    expected noise, which shrinks with its number of answers k:
+    A history h_p is the average *direction* of one worker's latest gradients (see histories), over
+    what it would be expected to differ by: its noise v_p, and what honest workers have of their own
+    in their data, omega^2, the median of what their squared distances are beyond noise.
 
-        h_p = sum_i beta^(k-i) g_i/||g_i|| (1-beta) / (1-beta^k)
-        v_p = (1-beta)/(1+beta) (1+beta^k)/(1-beta^k)
-        D_p = ||h_p - z_(-p)|| / sqrt(v_p)
-        near * median <= D_p <= far * median
+        D_p = ||h_p - z_(-p)|| / sqrt(omega^2 + (1 - omega^2) v_p)
+        too near    D_p < near median
+        too far     D_p > far median,    or    <h_p, z_(-p)>/||z_(-p)|| < min(0, m - against MAD)
+        guilty      D_p > out median,    or `need` of the latest `span` answers were too far
 
     Directions, since late in a run gradients are many small ones that agree, and few large ones
     that do not: their mean is next to nothing, that of their directions is not.
 
+    Whoever is guilty serves a *term* (see terms). A worker that is too far now and then is not
+    refused for that: a refusal without a term leaves a liar at the edge, where the model rests
+    when it is just admitted; and an honest worker's data, once refused, is fit less, so that it
+    lies farther out still. `out` is refused even if f others serve.
+
     The centre z moves once per n verdicts (or SAMPLE, if that is less), by one step of centered
     clipping (Karimireddy, He, Jaggi, ICML 2021): the weighted mean of h_q - z, each clipped to
     their median length. z_(-p) is that mean without p's part, so that nobody holds the centre by
-    himself.
+    himself. m and MAD, the median projection and the median distance from it, are of then, too.
 
-    *Terms.* Whoever is found too far is refused for the next `term` 2^s rounds, whatever it says, s
-    being its strikes before; a strike is forgiven for `clean` rounds without another. A round is n
-    admissions, of anybody, so that no flood makes it shorter. Without this a liar lives at the
-    edge: while it is refused, honest work undoes what it did, its history comes back in, and the
-    model rests where it is just admitted. No more than f serve at once, those with the most strikes
-    first: whatever honest histories look like, n - f work on.
+    *Places.* No more than f serve at once, and whoever another rule refuses takes one: f are all
+    that lie, so who is shut out for them is honest.
 
     *Voices.* A small multiple of a mean that colluders agree on lies nearer to any centre than an
     honest history, which is mostly noise, and three of them own the geometric median of ten. But
     independent noise keeps honest histories apart. Those that are closer together than `echo` times
-    the median distance to the nearest neighbour share one voice: in the centre, in the median of D,
-    and in admissions, where of w answers one is used (`echo`).
+    the median distance to the nearest neighbour share one voice: in the centre, in all medians but
+    m, and in admissions, where of w answers one is used (`echo`).
 
     *Listening.* Who passes here, but is not admitted for another reason, is left out of the centre
-    and of the median until it is; unless that left fewer than n - f.
+    and of the medians until it is; unless that left fewer than n - f.
 
     What it can not see: lies smaller than how honest histories differ, which shift what is applied
-    by less than that; one worker's true oddity, which it refuses; and more than f liars. Gradients
-    of few directions differ much by chance: where nobody lies, it admits all of 60 independent
-    ones, 0.9 of ten, and 0.65 of five.
+    by less than that; one worker's true oddity, which it refuses; and more than f liars.
 
     Costs O(d) a verdict, and one pass over min(n, SAMPLE) histories per as many verdicts; d numbers
     a worker, where d is what the memory keeps of a gradient.
@@ -107,32 +92,36 @@ class Consensus(Stage):
         f: int,
         beta: float = 0.9,
         far: float = 1.65,
+        out: float = 2.0,
         near: float = 0.55,
+        against: float = 6.0,
         echo: float = 0.5,
+        need: int = 8,
+        span: int = 25,
         term: int = 10,
         clean: int = 100,
     ) -> None:
-        if not 0 <= beta < 1:
-            raise ValueError(f"expected 0 <= beta < 1, got {beta}")
-        if not 0 <= near < 1 < far:
-            raise ValueError(f"expected 0 <= near < 1 < far, got near={near}, far={far}")
+        if not 0 <= near < 1 < far <= out:
+            raise ValueError(
+                f"expected 0 <= near < 1 < far <= out, got near={near}, far={far}, out={out}"
+            )
+        if not against >= 0:
+            raise ValueError(f"expected against >= 0, got {against}")
         if not 0 <= echo < 1:
             raise ValueError(f"expected 0 <= echo < 1, got {echo}")
-        if not (term >= 0 and clean >= 1):
-            raise ValueError(f"expected term >= 0 and clean >= 1, got term={term}, clean={clean}")
+        if not 1 <= need <= span:
+            raise ValueError(f"expected 1 <= need <= span, got need={need}, span={span}")
         self.n, self.f = n, f
-        self.beta, self.far, self.near, self.echo = beta, far, near, echo
-        self.term, self.clean = term, clean
-        # The median of all D, and what it was taken from, as of the last move of the centre.
-        self.median = math.nan
-        self._averages: dict[WorkerId, _Average] = {}
+        self.far, self.out, self.near = far, out, near
+        self.against, self.echo, self.need = against, echo, need
+        self._histories = Histories(beta)
+        self._terms = Terms(n, term, clean)
         self._centre: _Centre | None = None
+        # Of each worker, which of its latest answers were too far.
+        self._far: dict[WorkerId, deque[bool]] = defaultdict(lambda: deque(maxlen=span))
         # Verdicts since the last move, and how many workers' turns there were.
         self._since = 0
         self._turns = 0
-        self._records: dict[WorkerId, _Record] = defaultdict(_Record)
-        self._serving: set[WorkerId] = set()
-        self._admissions = 0
         # Whose last answer passed here, not admitted so far; and who was found so an answer later.
         self._passed: set[WorkerId] = set()
         self._elsewhere: set[WorkerId] = set()
@@ -151,7 +140,7 @@ class Consensus(Stage):
         if not evidence.norm < math.inf:
             return Refusal("unmeasured")
         self._listen(worker)
-        self._remember(evidence)
+        self._histories.remember(evidence)
         if evidence.counts:
             self._new.discard(worker)
             self._turn()
@@ -160,31 +149,38 @@ class Consensus(Stage):
         if self._centre is None:
             return Refusal("unmeasured")
         others = self._centre.without.get(worker, self._centre.z)
-        value = distance(self._history(worker), others)
-        value /= self._noise(worker)
-        low, high = self.near * self.median, self.far * self.median
+        history = self._histories.direction(worker)
+        value = distance(history, others)
+        value /= math.sqrt(_expected(self._histories.variance(worker), self._centre.own))
+        low, high = (bound * self._centre.median for bound in (self.near, self.far))
+        refusal = Refusal("consensus", value, low, high)
         if not evidence.counts:
             # A newcomer takes nobody's place among those who serve.
-            return None if low <= value <= high else Refusal("consensus", value, low, high)
-        if self._serves(worker, too_far=value > high) or not low <= value <= high:
-            return Refusal("consensus", value, low, high)
-        refusal = self._share(worker)
-        if refusal is None:
+            return None if low <= value <= high else refusal
+        out = value > self.out * self._centre.median
+        far = self._far[worker]
+        far.append(value > high or _along(history, others) < self._centre.opposite)
+        guilty = out or sum(far) >= self.need
+        places = self.f - len(self._elsewhere - self._terms.serving)
+        if self._terms.serves(worker, guilty=guilty, places=places) or out or value < low:
+            return refusal
+        echo = self._share(worker)
+        if echo is None:
             self._passed.add(worker)
-        return refusal
+        return echo
 
     def admit(self, evidence: Evidence) -> None:
-        self._admissions += 1
+        self._terms.admit()
         self._passed.discard(evidence.worker)
         self._elsewhere.discard(evidence.worker)
 
     def forget(self, worker: WorkerId) -> None:
-        for those in (self._serving, self._passed, self._elsewhere, self._new):
+        for those in (self._passed, self._elsewhere, self._new):
             those.discard(worker)
-        for numbers in (self._weights, self._credits):
-            numbers.pop(worker, None)
-        self._averages.pop(worker, None)
-        self._records.pop(worker, None)
+        for its in (self._far, self._weights, self._credits):
+            its.pop(worker, None)
+        self._histories.forget(worker)
+        self._terms.forget(worker)
         if self._centre is not None:
             # What it pulled the centre to is undone by the next moves, as all that was.
             self._centre.without.pop(worker, None)
@@ -195,49 +191,26 @@ class Consensus(Stage):
             self._passed.remove(worker)
             self._elsewhere.add(worker)
 
-    # --- histories ---
-
-    def _remember(self, evidence: Evidence) -> None:
-        weight = (1 - self.beta) / evidence.norm if evidence.norm > 0 else 0.0
-        # float64 would change nothing but the memory it takes.
-        new = np.float32(weight) * evidence.g
-        before = self._averages.get(evidence.worker)
-        if before is None:
-            self._averages[evidence.worker] = _Average(new, 1)
-        else:
-            new += np.float32(self.beta) * before.sum
-            self._averages[evidence.worker] = _Average(new, before.answers + 1)
-
-    def _history(self, worker: WorkerId) -> Vector:
-        average = self._averages[worker]
-        history: Vector = average.sum / np.float32(1 - self.beta**average.answers)
-        return history
-
-    def _noise(self, worker: WorkerId) -> float:
-        """By how much averaging has shrunk the noise of one direction."""
-        beta, faded = self.beta, self.beta ** self._averages[worker].answers
-        return math.sqrt((1 - beta) / (1 + beta) * (1 + faded) / (1 - faded))
-
     # --- the centre ---
 
     def _turn(self) -> None:
         """One more verdict; the centre moves once in so many."""
         self._since += 1
-        known = len(self._averages) - len(self._new)
+        known = len(self._histories.workers) - len(self._new)
         if self._since >= min(self.n, SAMPLE) and known >= self.n - self.f:
             self._since = 0
             self._move()
 
     def _move(self) -> None:
         workers = self._sample()
-        histories = np.stack([self._history(worker) for worker in workers])
+        histories = np.stack([self._histories.direction(worker) for worker in workers])
+        variances = np.array([self._histories.variance(worker) for worker in workers])
         z = self._centre.z if self._centre is not None else np.median(histories, axis=0)
         pulls = histories - z
-        lengths = _lengths(pulls)
-        noise = [self._noise(worker) for worker in workers]
-        weights = _voices(pulls / np.array(noise, np.float32)[:, None], self.echo)
-        radius = median(lengths.tolist())
-        shrink = np.minimum(1.0, radius / np.maximum(lengths, TINY))
+        far = lengths(pulls)
+        weights = voices(pulls / np.sqrt(variances).astype(np.float32)[:, None], self.echo)
+        said = weights.tolist()
+        shrink = np.minimum(1.0, median(far.tolist()) / np.maximum(far, TINY))
         pulls *= shrink[:, None].astype(np.float32)
         total = float(weights.sum())
         mean = (weights / total).astype(np.float32) @ pulls
@@ -245,19 +218,34 @@ class Consensus(Stage):
         # The mean of the others is as far on this side of the mean as a worker's part is beyond.
         parts = np.where(total > weights, weights / np.maximum(total - weights, TINY), 0)
         without = z - parts.astype(np.float32)[:, None] * (pulls - mean)
-        self._centre = _Centre(z, dict(zip(workers, without, strict=True)))
-        self._weights.update(zip(workers, weights.tolist(), strict=True))
-        values = (_lengths(histories - without) / noise).tolist()
-        voiced = list(zip(values, weights.tolist(), strict=True))
-        low = self.near * _weighted_median(voiced)
+        squares = np.square(lengths(histories - without).astype(np.float64))
+        own = self._own(squares, variances, weights)
+        values = np.sqrt(squares / _expected(variances, own))
         # Again without those that are too near: they would draw the bounds in around themselves.
-        self.median = _weighted_median([one for one in voiced if one[0] >= low])
+        kept = values >= self.near * weighted_median(values.tolist(), said)
+        middle = weighted_median(values[kept].tolist(), weights[kept].tolist())
+        along = [_along(*its) for its in zip(histories, without, strict=True)]
+        spread = median(abs(value - median(along)) for value in along)
+        opposite = min(0.0, median(along) - self.against * spread)
+        others = dict(zip(workers, without, strict=True))
+        self._centre = _Centre(z, others, own, middle, opposite)
+        self._weights.update(zip(workers, said, strict=True))
+
+    def _own(self, squares: Numbers, variances: Numbers, weights: Numbers) -> float:
+        """omega^2: the median of what squared distances are beyond noise, of all with two answers.
+        While fewer than n - f have them, it is all there is: their noise is not told from it yet.
+        """
+        told = variances < 1 - 1e-9
+        if told.sum() * self.n < (self.n - self.f) * min(self.n, SAMPLE):
+            return 1.0
+        own = (squares[told] - variances[told]) / (1 - variances[told])
+        return weighted_median(own.clip(0.0, 1.0).tolist(), weights[told].tolist())
 
     def _sample(self) -> list[WorkerId]:
         """The next SAMPLE of those who have answered, each as often as any other. Neighbours, who
         may be one liar's, come in different turns.
         """
-        counted = self._averages.keys() - self._new
+        counted = self._histories.workers - self._new
         workers = sorted(counted - self._elsewhere)
         if len(workers) < self.n - self.f:
             workers = sorted(counted)
@@ -266,41 +254,6 @@ class Consensus(Stage):
         strides = -(-len(workers) // SAMPLE)
         self._turns += 1
         return workers[self._turns % strides :: strides]
-
-    # --- terms ---
-
-    def _serves(self, worker: WorkerId, *, too_far: bool) -> bool:
-        """Whether this worker is refused for what it did before. A term that ends while the worker
-        is too far still goes on until it is not, and costs it no further strike.
-        """
-        record, now = self._records[worker], self._admissions
-        if worker in self._serving:
-            if too_far or now < record.until:
-                return True
-            self._serving.remove(worker)
-            record.since = now
-        if too_far:
-            record.strikes = min(record.strikes + 1, STRIKES_MAX)
-            record.since = now
-            if self._has_place_for(record):
-                record.until = now + self.n * self.term * 2 ** (record.strikes - 1)
-                self._serving.add(worker)
-        elif record.strikes > 0 and now - record.since >= self.n * self.clean:
-            record.strikes -= 1
-            record.since = now
-        return False
-
-    def _has_place_for(self, record: _Record) -> bool:
-        """Whether it may serve: f places, and who has fewer strikes makes room."""
-        if self.term == 0:
-            return False
-        if len(self._serving) < self.f:
-            return True
-        freed = min(self._serving, key=lambda worker: (self._records[worker].strikes, worker))
-        if self._records[freed].strikes >= record.strikes:
-            return False
-        self._serving.remove(freed)
-        return True
 
     # --- voices ---
 
@@ -318,79 +271,45 @@ class Consensus(Stage):
     def state(self) -> State:
         centre = None
         if self._centre is not None:
-            centre = [self._centre.z, [[p, z] for p, z in self._centre.without.items()]]
+            z, without, *seen = self._centre
+            centre = [z, [[p, of_others] for p, of_others in without.items()], *seen]
         return {
-            "averages": [[worker, *its] for worker, its in self._averages.items()],
-            "records": [
-                [worker, its.strikes, its.since, its.until] for worker, its in self._records.items()
-            ],
-            "serving": sorted(self._serving),
-            "admissions": self._admissions,
+            "histories": self._histories.state(),
+            "terms": self._terms.state(),
+            "far": [[worker, list(its)] for worker, its in self._far.items()],
             "passed": sorted(self._passed),
             "elsewhere": sorted(self._elsewhere),
             "new": sorted(self._new),
             "weights": [[worker, value] for worker, value in self._weights.items()],
             "credits": [[worker, value] for worker, value in self._credits.items()],
             "centre": centre,
-            "median": self.median,
             "since": self._since,
             "turns": self._turns,
         }
 
     def restore(self, state: State) -> None:
-        self._averages = {worker: _Average(*its) for worker, *its in state["averages"]}
-        self._records.update((worker, _Record(*its)) for worker, *its in state["records"])
+        self._histories.restore(state["histories"])
+        self._terms.restore(state["terms"])
+        for worker, its in state["far"]:
+            self._far[worker].extend(its)
         self._passed, self._elsewhere = set(state["passed"]), set(state["elsewhere"])
-        self._new = set(state.get("new", ()))  # before there were keys, nobody was
-        self._serving, self._admissions = set(state["serving"]), state["admissions"]
+        self._new = set(state["new"])
         self._weights = {worker: value for worker, value in state["weights"]}
         self._credits = {worker: value for worker, value in state["credits"]}
-        self.median, self._since, self._turns = state["median"], state["since"], state["turns"]
+        self._since, self._turns = state["since"], state["turns"]
         if (centre := state["centre"]) is not None:
-            z, without = centre
-            self._centre = _Centre(z, {worker: others for worker, others in without})
+            z, without, *seen = centre
+            self._centre = _Centre(z, {worker: others for worker, others in without}, *seen)
 
 
-def _weighted_median(voiced: list[tuple[float, float]]) -> float:
-    """The lower median of (value, weight): those who share a voice count as one."""
-    half, seen = sum(weight for _, weight in voiced) / 2, 0.0
-    for value, weight in sorted(voiced):
-        seen += weight
-        if seen >= half - 1e-9:
-            return value
-    return math.nan
-
-
-def _lengths(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of each row, in one pass: a third of the time of numpy's norm, which makes arrays."""
-    lengths: NDArray[np.float32] = np.sqrt(np.vecdot(rows, rows))
-    return lengths
-
-
-def _voices(pulls: NDArray[np.float32], echo: float) -> NDArray[np.float64]:
-    """The weight of each row: one over the number of rows that coincide with it, itself included.
-
-    Two coincide where they lie within `echo` times the median distance to the nearest neighbour,
-    each looking at those NEIGHBOURS before and after it in the order of length: what is at one
-    place is at one distance.
+def _expected(variance: Any, own: float) -> Any:
+    """E ||h_p - z||^2 of a worker with so much of its own: directions have length 1, so what is
+    not its own, or everybody's, is noise.
     """
-    n = len(pulls)
-    order = np.argsort(_lengths(pulls), kind="stable")
-    ranked = pulls[order]
-    gaps = [
-        _lengths(ranked[offset:] - ranked[:-offset])
-        for offset in range(1, min(NEIGHBOURS, n - 1) + 1)
-    ]
-    nearest = np.full(n, np.inf)
-    for offset, gap in enumerate(gaps, 1):
-        nearest[offset:] = np.minimum(nearest[offset:], gap)
-        nearest[:-offset] = np.minimum(nearest[:-offset], gap)
-    radius = echo * median(nearest.tolist())
-    twins = np.ones(n)
-    for offset, gap in enumerate(gaps, 1):
-        close = gap < radius
-        twins[offset:] += close
-        twins[:-offset] += close
-    weights = np.empty(n)
-    weights[order] = 1 / twins
-    return weights
+    return own + (1 - own) * variance
+
+
+def _along(history: Vector, others: Vector) -> float:
+    """<h_p, z_(-p)> / ||z_(-p)||: how far a history goes where the others go."""
+    length = math.sqrt(float(np.vdot(others, others)))
+    return float(np.vdot(history, others)) / length if length > 0 else 0.0

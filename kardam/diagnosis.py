@@ -21,7 +21,7 @@ WORRYING = 5
 
 KNOBS = {
     "growth": "widen the band (growth:c=..., or low=...,high=...), or assume fewer liars (--f)",
-    "consensus": "histories differ more than this bears: a larger far, or a smaller near",
+    "consensus": "histories differ more than this bears: a larger far and out, or a smaller near",
     "echo": "histories are alike, as those of colluders are: a smaller echo",
     "throttle": "few workers do all the work: a larger factor",
     "twice": "a buffer waits for other workers: a smaller m (--gather)",

@@ -115,7 +115,7 @@ def accounts(
     keys.
     """
     turns: dict[int, list[Holder]] = defaultdict(list)
-    for holder in holders:
+    for holder in sorted(holders, key=lambda holder: holder[0]):
         turns[holder[1]].append(holder)
     seen: dict[tuple[int, str, str], _Seen] = defaultdict(_Seen)
     for line in journal:

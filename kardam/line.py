@@ -23,7 +23,8 @@ KEEPALIVE = {
 }
 
 # A server that has another key than we think says nothing: it hangs up. One that has keys where we
-# have none, or none where we do, may hang up before it has said so. So often is a second or two.
+# have none, or none where we do, may hang up before it has said so. So often is a second or two; of
+# a server that too many strangers ask, it is more than a minute (see gate).
 HANGS_UP = 10
 
 SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)

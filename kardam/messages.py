@@ -157,12 +157,15 @@ class Within:
     high: float
 
 
-Count = Annotated[int, Within(0, 2**53)]
+# The largest number, and the longest label, that a server bears to be told.
+COUNT_MAX, LABEL_MAX = 2**53, 128
+
+Count = Annotated[int, Within(0, COUNT_MAX)]
 Index = Annotated[int, Within(0, 2**31 - 1)]
 Growth = Annotated[float, Within(0.0, math.inf)]
 Seconds = Annotated[float, Within(0.0, 1e9)]
 Word = Annotated[str, Within(0, 64)]
-Label = Annotated[str, Within(0, 128)]
+Label = Annotated[str, Within(0, LABEL_MAX)]
 Sentence = Annotated[str, Within(0, 512)]
 Role = Literal["worker", "evaluator", "operator"]
 Activity = Literal["idle", "pulling", "computing", "pushing"]

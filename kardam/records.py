@@ -26,7 +26,7 @@ from kardam.checkpoint import CHECKPOINTS, kept
 from kardam.errors import Unwritable, UsageError
 from kardam.events import Event, Receiving
 from kardam.fingerprint import fingerprint
-from kardam.logs import Log
+from kardam.logs import Log, whole_lines
 from kardam.messages import Manifest, Model, Vector, Verdict, WorkerId
 from kardam.recording import Recording, cut
 from kardam.ring import Key
@@ -86,15 +86,18 @@ class Records:
     @classmethod
     def reopen(cls, folder: Path, marks: State, keep: int) -> Self:
         """The directory of a run that goes on from a state with these marks; what it wrote after
-        them is forgotten with the work that it tells of.
+        them is forgotten with the work that it tells of. (Where a recording has that, it is told
+        again, and whose it was stays.)
         """
         try:
             records = cls(folder, keep)
             records._journal.mend(marks["journal"])
             records._metrics.mend(marks["metrics"])
+            mark = marks.get("recording")
             if records._places is not None:
-                records._places.mend(marks.get("places", 0))
-            if (mark := marks.get("recording")) is not None:
+                whole = whole_lines(folder / PLACES)
+                records._places.mend(marks.get("places", 0) if mark is None else whole)
+            if mark is not None:
                 cut(folder, Mark(**mark))
             (folder / SUMMARY).unlink(missing_ok=True)
         except OSError as error:

@@ -230,8 +230,8 @@ def _workers(run: Chronicle) -> str:
                 ", ".join(f"{rule} {count:,}" for rule, count in refused.most_common()),
             ]
         )
-    heads = ["worker", "what it is", "delivered", "admitted", "share", "staleness", "refused"]
-    return _table(heads, rows, kind="workers")
+    heads = ["worker", "what it is", "delivered", "admitted", "share", "median staleness"]
+    return _table([*heads, "refused"], rows, kind="workers")
 
 
 def _choices(runs: Sequence[Chronicle]) -> str:

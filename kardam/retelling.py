@@ -84,7 +84,7 @@ def lives(run: Path) -> list[Life]:
             try:
                 marks = json.loads((start / PLAIN).read_text())["records"]
                 mark = Mark(**marks["recording"]) if marks.get("recording") is not None else None
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UsageError(
                     f"{start}: not as kardam writes a checkpoint: {error!r}"
                 ) from error

@@ -131,7 +131,8 @@ class Scribe:
                 self.kept = await writing
         self._measure_at = -math.inf
         self._log(now)
-        if self._kept_updates < self.sessions.descent.model.version:
+        moved = self._kept_updates < self.sessions.descent.model.version
+        if moved or self.sessions.joined > self._kept_joined:
             with self._saying("checkpoint"):
                 self.kept = await self._checkpoint(now)
 

@@ -40,7 +40,7 @@ class Upload:
     @property
     def left(self) -> int:
         """How many chunks have not come."""
-        return -(-(self._size * 4 - self._received) // self._chunk)
+        return -(-(self._size * ITEM - self._received) // self._chunk)
 
     def excuse(self, seconds: float, now: float) -> None:
         """So long it was not looked at, and nothing can be said of its lateness."""

@@ -1,5 +1,6 @@
 """What a user can get wrong ends in one sentence and a numbered exit, never in a traceback."""
 
+import errno
 import json
 import signal
 import socket
@@ -8,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import NoReturn, Self
 
+import click
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
 from kardam import __version__
+from kardam.__main__ import entry
 from kardam.checkpoint import load, save
 from kardam.client import Halted
 from kardam.errors import EXIT_CODES, Denied, KardamError, UsageError
@@ -103,14 +106,24 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(
     [
         ("stats tcp://127.0.0.1:1", "nobody listens there (Connection refused)", 5),
         ("work tcp://127.0.0.1:1", "nobody listens there (Connection refused)", 5),
+        # Whose words come from another process.
         ("run --task digtis", "--task: unknown name 'digtis'; did you mean 'digits'", 2),
         ("run --task tests.test_worker:raising_task", "raised OSError: no such data", 3),
-        ("run --task npz:path=no.npz", "--task 'npz:path=no.npz': no such file: /", 2),
-        ("run --task synthetic:d=7", "expected d to be a multiple of classes=10, like 10 or 20", 2),
-        ("run --task tests.test_worker:small_task --workers 31 --f 1", "30 training examples", 3),
-        ("run --split idd", "--split: unknown name 'idd'; did you mean 'iid'", 2),
-        ("run --split by_label:share=2", "expected 0 <= share <= 1, got 2.0", 2),
         (f"run --split by_label:share=0.{'5' * 120}", "--split: expected at most 128 char", 2),
+        # ... or from this one, which has torch already.
+        ("simulate --task npz:path=no.npz", "--task 'npz:path=no.npz': no such file: /", 2),
+        (
+            "simulate --task synthetic:d=7",
+            "expected d to be a multiple of classes=10, like 10 or 20",
+            2,
+        ),
+        (
+            "simulate --task tests.test_worker:small_task --workers 31 --f 1",
+            "30 training examples",
+            3,
+        ),
+        ("simulate --split idd", "--split: unknown name 'idd'; did you mean 'iid'", 2),
+        ("simulate --split by_label:share=2", "expected 0 <= share <= 1, got 2.0", 2),
         ("run --bind tcp://127.0.0.1:99999", "expected an endpoint", 2),
     ],
 )
@@ -359,6 +372,18 @@ def test_no_room_for_what_is_printed_is_one_sentence() -> None:
         )
     assert ran.returncode == 7
     assert ran.stderr == "kardam: standard output: No space left on device\n"
+
+
+def test_no_room_for_something_else_is_not_told_of_standard_output(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @click.command()
+    def write() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "argv", ["kardam"])
+    with pytest.raises(OSError, match="No space left"):
+        entry(write)
 
 
 def test_ctrl_c_while_it_is_loading_says_nothing_and_a_bug_still_does() -> None:

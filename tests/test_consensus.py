@@ -1,8 +1,9 @@
-"""Consensus on made-up directions, its voices against all pairs, and the throttle against its own
-promise.
+"""Consensus on made-up directions, its terms, its voices against all pairs; the throttle
+against its own promise.
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kardam.consensus import SAMPLE, Consensus, _voices
+from kardam.consensus import SAMPLE, Consensus
 from kardam.messages import Refusal, Vector
+from kardam.terms import Terms
 from kardam.throttle import Throttle
+from kardam.voices import voices, weighted_median
 from tests.strategies import evidence
 
 N, F = 10, 3
@@ -120,56 +123,134 @@ def test_whoever_answers_ten_times_as_often_moves_the_centre_no_farther() -> Non
     assert all(crew.says(worker, crew.honest()) is None for worker in HONEST)
 
 
+# --- guilt ---
+
+
+def test_one_answer_that_is_far_out_costs_a_term_and_one_that_is_too_far_costs_nothing() -> None:
+    for out, refused in ((1.2, True), (1e9, False)):
+        crew = Crew(Consensus(N, F, beta=0.0, far=1.2, out=out))
+        crew.rounds(20)
+        assert (crew.says(N - 1, -10 * MEAN) is not None) == refused
+        assert all((crew.says(N - 1, crew.honest()) is not None) == refused for _ in range(10))
+
+
+def test_need_of_the_latest_span_answers_too_far_cost_a_term() -> None:
+    """Bounds that an honest answer is within and a reversed one is not, though never far out."""
+    crew = Crew(Consensus(N, F, beta=0.0, far=1.2, out=1e9, need=4, span=10))
+    crew.rounds(20)
+    crew.stage._far.clear()
+    for answer in range(4):
+        told = crew.says(N - 1, -10 * MEAN)
+        assert (told is not None) == (answer == 3)
+    assert crew.says(N - 1, crew.honest()) is not None
+
+
+def test_who_points_against_the_others_is_too_far_however_near_it_lies() -> None:
+    """Of a mean that is small beside what is everybody's own, distances show nothing."""
+    crew = Crew(Consensus(N, F, out=1e9, far=1e9, against=6.0))
+    blind = Crew(Consensus(N, F, out=1e9, far=1e9, against=1e9))
+    for told, refused in ((crew, True), (blind, False)):
+        said = told.rounds(100, lies=-1.0)
+        assert (shares(said, LIARS, since=20) < 0.1) == refused
+        assert shares(said, HONEST, since=20) > 0.95
+
+
+@pytest.mark.parametrize("rate", [1, 10])
+def test_what_is_a_workers_own_in_its_data_is_no_distance(rate: int) -> None:
+    """Histories of a hundred answers show little but it; those of two are mostly noise."""
+    chance = np.random.default_rng(7)
+    own = chance.standard_normal((N, D)).astype(np.float32) * np.float32(0.6)
+    crew = Crew(Consensus(N, F))
+    admitted: dict[int, list[bool]] = {worker: [] for worker in range(N)}
+    for _ in range(60):
+        for worker in [*[0] * rate, *[1] * rate, *range(2, N)]:
+            told = crew.says(worker, crew.honest() + own[worker])
+            admitted[worker].append(told is None)
+    assert min(np.mean(its[5:]) for its in admitted.values()) > 0.9
+
+
 # --- terms ---
 
 
-def rounds_until_admitted(crew: Crew) -> int:
-    """How many honest rounds of everybody it takes until the last worker is admitted again."""
-    for rounds in range(1, 1000):
-        refusals = [crew.says(worker, crew.honest()) for worker in range(N)]
-        if refusals[-1] is None:
-            return rounds
-    raise AssertionError("never")
+class Yard:
+    """Ten workers of whom all that are not refused are admitted, each once a round."""
+
+    def __init__(self, terms: Terms, places: int = F) -> None:
+        self.terms, self.places = terms, places
+
+    def serves(self, worker: int, *, guilty: bool) -> bool:
+        return self.terms.serves(worker, guilty=guilty, places=self.places)
+
+    def round(self, guilty: Collection[int] = ()) -> list[int]:
+        """Who was admitted."""
+        free = [w for w in range(N) if not self.serves(w, guilty=w in guilty)]
+        for _ in free:
+            self.terms.admit()
+        return free
+
+    def rounds_until_free(self, worker: int) -> int:
+        return next(rounds for rounds in range(1, 1000) if worker in self.round())
 
 
-def test_each_time_too_far_costs_a_term_twice_as_long_as_the_last() -> None:
-    crew = Crew(Consensus(N, F, beta=0.0, far=1.2, term=4, clean=1000))
-    crew.rounds(20)
+def test_each_conviction_costs_a_term_twice_as_long_as_the_last() -> None:
+    yard = Yard(Terms(N, term=4, clean=1000))
     for term in (4, 8, 16):
-        assert crew.says(N - 1, -5 * MEAN) is not None
-        # Of ten workers nine are admitted in a round, and now and then fewer.
-        assert term < rounds_until_admitted(crew) <= 1.4 * term + 1
+        assert N - 1 not in yard.round(guilty=[N - 1])
+        # Of ten workers nine are admitted in a round.
+        assert term < yard.rounds_until_free(N - 1) <= 1.2 * term + 1
 
 
-def test_a_flood_makes_no_term_shorter_and_no_end_finds_a_worker_free_who_is_too_far() -> None:
-    crew = Crew(Consensus(N, F, beta=0.0, far=1.2, term=4))
-    crew.rounds(20)
-    assert crew.says(N - 1, -5 * MEAN) is not None
-    assert all(crew.says(N - 1, crew.honest()) for _ in range(1000))
-    for _ in range(20):
-        for worker in range(N - 1):
-            crew.says(worker, crew.honest())
-        assert crew.says(N - 1, -5 * MEAN) is not None
-    assert rounds_until_admitted(crew) == 1
+def test_a_flood_makes_no_term_shorter() -> None:
+    yard = Yard(Terms(N, term=4, clean=100))
+    yard.round(guilty=[0])
+    assert all(yard.serves(0, guilty=False) for _ in range(1000))
+
+
+def test_a_term_that_ends_while_its_worker_is_guilty_goes_on_until_it_is_not() -> None:
+    yard = Yard(Terms(N, term=4, clean=100))
+    for _ in range(40):
+        assert 0 not in yard.round(guilty=[0])
+    assert 0 in yard.round()
+    yard.round(guilty=[0])
+    assert 8 < yard.rounds_until_free(0) <= 11  # the second, and no more than that
 
 
 def test_strikes_are_forgiven_for_rounds_without_another() -> None:
-    crew = Crew(Consensus(N, F, beta=0.0, far=1.2, term=4, clean=10))
-    crew.rounds(20)
+    yard = Yard(Terms(N, term=4, clean=10))
     for _ in range(4):
-        assert crew.says(N - 1, -5 * MEAN) is not None
-        assert rounds_until_admitted(crew) <= 6
-        crew.rounds(15)
+        yard.round(guilty=[0])
+        assert yard.rounds_until_free(0) <= 6
+        for _ in range(15):
+            yard.round()
 
 
-def test_no_more_than_f_serve_at_once_and_those_with_the_most_strikes() -> None:
-    """Histories of one answer, and bounds that honest answers cross all the time."""
-    stage = Consensus(N, F, beta=0.0, far=1.01, term=20)
-    crew = Crew(stage)
-    crew.rounds(200)
-    assert len(stage._serving) == F
-    strikes = {worker: its.strikes for worker, its in stage._records.items()}
-    assert min(strikes[worker] for worker in stage._serving) >= sorted(strikes.values())[N - F - 1]
+@given(st.lists(st.sets(st.integers(0, N - 1)), max_size=60))
+def test_no_more_than_there_are_places_for_serve_at_once_and_those_with_the_most_strikes(
+    guilty: list[set[int]],
+) -> None:
+    yard = Yard(Terms(N, term=3, clean=5))
+    for those in guilty:
+        assert len(yard.round(guilty=those)) >= N - 2 * F  # f serve, f made room within the round
+        serving = yard.terms.serving
+        assert len(serving) <= F
+        if len(serving) == F:
+            strikes = {w: its.strikes for w, its in yard.terms._records.items()}
+            least = min(strikes[w] for w in serving)
+            assert all(strikes[w] <= least for w in those - serving if strikes[w] > 1)
+
+
+def test_where_there_is_no_place_nobody_serves() -> None:
+    assert not Yard(Terms(N, term=4, clean=10), places=0).serves(0, guilty=True)
+
+
+def test_where_terms_are_of_no_rounds_nobody_serves() -> None:
+    assert not Yard(Terms(N, term=0, clean=1)).serves(0, guilty=True)
+
+
+@pytest.mark.parametrize(("term", "clean"), [(-1, 1), (1, 0)])
+def test_terms_say_what_they_expect(term: int, clean: int) -> None:
+    with pytest.raises(ValueError, match=f"got term={term}, clean={clean}"):
+        Terms(N, term, clean)
 
 
 # --- who is listened to ---
@@ -188,7 +269,8 @@ def test_noise_that_another_rule_refuses_does_not_draw_in_the_bounds() -> None:
             for worker in LIARS:
                 noise = crew.chance.standard_normal(D).astype(np.float32)
                 crew.says(worker, noise, refused_elsewhere=elsewhere)
-        return crew.stage.median
+        assert crew.stage._centre is not None
+        return crew.stage._centre.own
 
     assert bounds(elsewhere=True) > 1.1 * bounds(elsewhere=False)
 
@@ -204,6 +286,17 @@ def test_of_many_workers_each_takes_its_turn_and_neighbours_come_apart() -> None
     assert all(abs(a - b) > 1 for turn in turns for a, b in pairwise(turn))
 
 
+def test_who_is_refused_by_another_rule_takes_one_of_the_f_places_of_those_who_serve() -> None:
+    crew = Crew(Consensus(N, F, beta=0.0, far=1.2, out=1e9, need=1, span=1))
+    crew.rounds(20)
+    for elsewhere, serves in ((F - 1, True), (F, False)):
+        for _ in range(2):
+            for worker in range(N - 1):
+                crew.says(worker, crew.honest(), refused_elsewhere=worker < elsewhere)
+        assert (crew.says(N - 1, -10 * MEAN) is not None) == serves
+        crew.rounds(20)
+
+
 # --- voices ---
 
 
@@ -214,7 +307,16 @@ def test_voices_are_what_all_pairs_say(seed: int, copies: int) -> None:
     apart = np.array([[float(np.linalg.norm(a - b)) for b in rows] for a in rows])
     nearest = np.median((apart + np.diag([np.inf] * N)).min(1))
     twins = ((apart < 0.5 * nearest) | np.eye(N, dtype=bool)).sum(1)
-    assert _voices(rows, 0.5) == pytest.approx(1 / twins)
+    assert voices(rows, 0.5) == pytest.approx(1 / twins)
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(1, 4)), min_size=1))
+def test_a_weighted_median_is_that_of_each_value_as_often_as_it_weighs(
+    voiced: list[tuple[int, int]],
+) -> None:
+    each = sorted(value for value, weight in voiced for _ in range(weight))
+    values, weights = ([float(its[at]) for its in voiced] for at in (0, 1))
+    assert weighted_median(values, weights) == each[(len(each) - 1) // 2]
 
 
 # --- the throttle ---

@@ -20,7 +20,7 @@ from kardam.doctor import endpoint, machine
 from kardam.doctor.finding import Finding
 from kardam.errors import UsageError
 from kardam.keys import Keys
-from kardam.kits import Kit, write_kit
+from kardam.kits import Kit, new_pair, write_kit
 from kardam.protocol import PROTOCOL
 from kardam.server import serve
 from tests.test_cli import Kardam, kardam
@@ -212,6 +212,12 @@ async def test_a_server_with_keys_is_seen_to_the_end_by_a_kit_that_it_lets_in() 
         *_, last = await by_kit("mallory.kit", there.stranger())
         assert (last.name, last.state, last.code) == ("kit", "fail", 6)
         assert "does not know this key" in last.told
+        wrong = Keys(new_pair().public, worker.public, worker.secret)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("kardam.line.HANGS_UP", 1)
+            *_, last = await by_kit("old.kit", wrong)
+        assert (last.name, last.state, last.code) == ("kit", "fail", 5)
+        assert "has another key" in last.told
 
 
 def test_a_zeromq_that_is_no_kardam_server_is_waited_for_and_given_up(

@@ -46,5 +46,4 @@ async def test_a_worker_that_floods_at_a_hundred_times_the_rate_of_others_leaves
                 meanwhile.append(its.delivered - before)
         # There and back, twice: a turn of the flood each, and what the machine makes of it.
         assert median(meanwhile) < TIMES / 2
-        assert its.delivered >= TIMES * house.stats.workers[1].tally.delivered
         assert house.stats.violations == 0

@@ -74,7 +74,8 @@ kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.trusted
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
 kardam.gathering.rivals  kardam.consensus  kardam.throttle
-kardam.gathering.gathering  kardam.stage  kardam.probation
+kardam.terms  kardam.histories
+kardam.gathering.gathering  kardam.stage  kardam.probation  kardam.voices
 kardam.aggregators  kardam.lens  kardam.uploads
 kardam.rooms
 kardam.growth  kardam.protocol  kardam.events  kardam.fingerprint

@@ -207,6 +207,7 @@ def test_a_runs_directory_stands_for_its_folder_of_keys(kardam: Kardam, folder: 
         (("enroll", "nowhere", "a" * 64), "nowhere: no keys there"),
         (("revoke", "KEYS", "bob"), "'bob' is not enrolled"),
         (("list", "nowhere"), "nowhere: no keys there; expected a folder of kardam serve --keys"),
+        (("list", "KEYS", "--run", "nowhere"), "--run nowhere: no such directory"),
         (("kit", "KEYS", "ops.kit"), "--name: there is a 'ops' already"),
     ],
 )

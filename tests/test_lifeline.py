@@ -81,9 +81,9 @@ def test_a_killed_workers_command_has_a_code_that_is_told(code: int, meant: int)
     assert meant in EXIT_CODES
 
 
-def test_who_waits_for_the_children_of_a_nursery_that_was_killed_hears_that_they_are_no_more() -> (
-    None
-):
+def test_who_waits_for_the_children_of_a_nursery_that_was_killed_hears_that_they_are_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def play() -> dict[str, Fate]:
         asked = asyncio.get_running_loop().create_future()
         async with asyncio.timeout(60), swarm("synthetic:d=10", "iid", 2, seed=0) as hands:
@@ -97,3 +97,5 @@ def test_who_waits_for_the_children_of_a_nursery_that_was_killed_hears_that_they
 
     died = Fate(1, "its nursery died")
     assert asyncio.run(play()) == {"0": died, "1": died}
+    (word,) = caplog.messages
+    assert "the nursery died" in word

@@ -12,7 +12,7 @@ from kardam import records
 from kardam.errors import Unwritable, UsageError
 from kardam.logs import Log
 from kardam.messages import Manifest, Verdict
-from kardam.records import Records, resumable
+from kardam.records import Holder, Records, resumable
 
 MANIFEST = Manifest((("x", (3,)),))
 X = np.ones(3, np.float32)
@@ -73,6 +73,25 @@ def test_a_run_that_goes_on_forgets_what_it_wrote_after_its_checkpoint(tmp_path:
         again.flush()
     assert [line["seconds"] for line in lines(tmp_path / "journal.jsonl")] == [1.0, 3.0]
     assert [line["updates"] for line in lines(tmp_path / "metrics.jsonl")] == [4, 6]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_whose_a_place_was_is_forgotten_with_its_verdicts_and_stays_where_a_recording_has_them(
+    tmp_path: Path, recorded: bool
+) -> None:
+    with Records.create(tmp_path, "", keep=3) as written:
+        if recorded:
+            written.record({}, whole=True, durable=False)
+        written.place(Holder(1.0, 0, "a" * 64, "alice"))
+        written.flush()
+        marks = written.marks()
+        written.place(Holder(2.0, 0, "b" * 64, "bob"))
+        written.flush()
+    with (tmp_path / "places.jsonl").open("a") as file:
+        file.write('{"seconds": 3.0, "wor')  # a crash
+    with Records.reopen(tmp_path, marks, keep=3):
+        names = [line["name"] for line in lines(tmp_path / "places.jsonl")]
+    assert names == ["alice", *["bob"] * recorded]
 
 
 def test_a_line_that_a_crash_tore_is_cut_off_though_the_marks_are_behind_it(tmp_path: Path) -> None:

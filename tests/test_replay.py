@@ -240,6 +240,7 @@ def test_another_filter_judges_the_same_arrivals_and_moves_nothing(
         ("journal.jsonl", b"no verdict\n", "a line of no verdict: b'no verdict", 8),
         ("journal.jsonl", b"\xff\n", "a line of no verdict", 8),
         ("checkpoints/000000000/state.json", b"{}", "not as kardam writes a checkpoint", 2),
+        ("checkpoints/000000000/state.json", b'{"records": []}', "not as kardam writes a chec", 2),
         ("summary.json", b"{}", "not as kardam writes a run: KeyError('workers')", 2),
         ("summary.json", b"{", "not as kardam writes a run", 2),
     ],

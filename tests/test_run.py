@@ -241,6 +241,7 @@ def test_a_worker_with_outages_is_missed_and_comes_back_to_deliver() -> None:
     assert "misdeclared" not in books["refused"]
 
 
+@pytest.mark.slow
 def test_if_the_evaluator_dies_training_goes_on() -> None:
     with started("run", "--json", "--workers", "4", "--arrivals", "1000") as process:
         at_work(process)

@@ -1,9 +1,11 @@
 """Every verdict is written down, whoever said it; and nobody fills the disk with nothing."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
+from kardam import checkpoint
 from kardam.plan import Every
 from kardam.records import Records
 from kardam.scribe import MEASURE, UNASKED_MAX, Scribe
@@ -49,3 +51,17 @@ def test_soon_after_a_key_has_got_its_place_there_is_a_checkpoint_that_knows_it(
         assert not scribe.due(1.5 + MEASURE)
         house.ring.take("a" * 64)
         assert scribe.due(1.5 + MEASURE)
+
+
+def test_who_joined_just_before_the_end_is_known_to_the_next_server(tmp_path: Path) -> None:
+    house = sessions()
+    with Records.create(tmp_path, "", keep=1) as records:
+        scribe = Scribe(house, records, Every(), lambda: 1.5)
+        asyncio.run(scribe.end(1.5))
+        assert scribe.kept is None  # nothing is new
+        token = house.tokens.issue(1)
+        asyncio.run(scribe.end(1.6))
+    assert scribe.kept is not None
+    following = sessions()
+    following.restore(checkpoint.restore(scribe.kept).state["sessions"], 1.6)
+    assert following.tokens.identity(token) is not None

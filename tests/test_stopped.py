@@ -62,6 +62,7 @@ def tally(server: Server, index: int) -> Tally:
     return server.sessions.stats.workers[index].tally
 
 
+@pytest.mark.slow
 @bounded
 async def test_a_worker_that_is_stopped_mid_chunk_holds_up_nobody_and_comes_on_afterwards() -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -100,10 +101,10 @@ async def test_when_all_are_stopped_and_go_on_the_worker_has_patience_for_its_se
         with laborer(server.endpoint, house.tokens.issue(0), patience=1.5) as process:
             await until(lambda: tally(server, 0).admitted > 0)
             # The server's loop stands still, too.
-            pass_by(0.3)
+            pass_by(0.1)
             with stopped(process.pid):
                 pass_by(2.0)
-            pass_by(0.3)
+            pass_by(0.1)
             before = tally(server, 0).admitted
             await until(lambda: tally(server, 0).admitted > before + 10)
             assert process.poll() is None
@@ -118,6 +119,7 @@ entry(cli)
 """
 
 
+@pytest.mark.slow
 def test_a_server_that_is_stopped_for_longer_than_it_waits_for_anybody_loses_nobody(
     tmp_path: Path,
 ) -> None:
@@ -140,10 +142,10 @@ def test_a_server_that_is_stopped_for_longer_than_it_waits_for_anybody_loses_nob
                 puppet.reach("mid-chunk")
                 with stopped(server.pid):
                     pass_by(4.5)
-                before = delivered(1)
-                seen(lambda: delivered(1) > before + 5)
                 puppet.finish()
                 seen(lambda: delivered(0) == 1)
+                before = delivered(1)
+                seen(lambda: delivered(1) > before + 5)
                 books = look(endpoint)
                 assert process.poll() is None
             assert (books["refused"], books["violations"]) == ({}, 0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kardam.errors import UsageError
-from kardam.messages import WorkerId
+from kardam.messages import LABEL_MAX, WorkerId
 from kardam.spec import build, fill, parse, stages
 from workers.attacks import ATTACKS, Attack, Chain, Knows
 from workers.board import Board, private
@@ -48,7 +48,7 @@ class Member:
         """What reports call it."""
         parts = [self.attack] * self.byzantine + [f"straggler x{self.factor:.3g}"] * self.straggler
         parts += ["outages"] * bool(self.outages)
-        return ", ".join(parts)[:128]
+        return ", ".join(parts)[:LABEL_MAX]
 
     def worker(
         self,

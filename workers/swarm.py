@@ -69,6 +69,7 @@ class Swarm:
         self.changed = asyncio.Event()
         self._ordered: set[str] = set()
         self._listening: asyncio.Task[None] | None = None
+        self._ending = False
 
     async def opening(self) -> tuple[Manifest, Vector]:
         """What the task's model is made of, and the first model. Raises what loading it raised."""
@@ -146,6 +147,8 @@ class Swarm:
 
     async def _listen(self) -> None:
         await self._hear()
+        if not self._ending:
+            log.warning("the nursery died, and with it the evaluator and all workers here")
         self._bury()
 
     def _bury(self) -> None:
@@ -167,6 +170,7 @@ class Swarm:
             self.changed.set()
 
     async def _end(self) -> None:
+        self._ending = True
         self._orders.close()
         if self._listening is None and self._process.returncode is None:
             self._process.kill()  # it has no children yet, and reads no orders

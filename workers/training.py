@@ -24,16 +24,13 @@ from kardam.errors import Denied, UsageError, suggest
 from kardam.growth import History
 from kardam.kits import address
 from kardam.link import Lease
-from kardam.messages import Declared, Gradient, Judged, Vector
+from kardam.messages import COUNT_MAX, LABEL_MAX, Declared, Gradient, Judged, Vector
 from workers.parameters import agree, manifest_of, trained
 
 # Seconds: for a connection, for a place, and without a word from a server that is started again.
 CONNECT = 3.0
 ENROL = 30.0
 PATIENCE = 600.0
-
-# What a server bears to be told.
-EXAMPLES_MAX, LABEL_MAX = 2**53, 128
 
 # What a group says of its parameters, besides which they are; and what holds where it is silent.
 KEYS = {"rate": 1.0, "weight_decay": 0.0}
@@ -94,7 +91,7 @@ class Training:
         lease = self._lease
         if lease is None:
             raise UsageError("push: there is no model to answer; pull first")
-        if not 0 <= examples <= EXAMPLES_MAX:
+        if not 0 <= examples <= COUNT_MAX:
             raise UsageError(f"push: expected examples >= 0, got {examples}")
         g = self._gradient()
         change = self._history.add(lease.ticket, lease.model.version, g, lease.model.x)

@@ -110,12 +110,8 @@ def _let_in(endpoint: str, keys: Keys) -> Finding:
     with zmq.Context() as context, closing(Line(context, endpoint, keys)) as line:
         while time.monotonic() < until:
             if (failure := line.failure()) is not None:
-                return fail(
-                    "kit",
-                    str(failure),
-                    "its operator enrolls it again, or makes another kit",
-                    Refused.code,
-                )
+                cure = "its operator enrolls it again, or makes another kit"
+                return fail("kit", str(failure), cure, failure.code)
             if line.succeeded:
                 return ok("kit", "its key is enrolled")
             line.wait(0.1)

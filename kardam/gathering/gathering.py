@@ -124,10 +124,13 @@ def like(g: Vector, result: Vector) -> Vector:
     """What a rule made of vectors like g. Raises TaskError where that is none: it may be a user's
     own.
     """
-    if np.shape(result) == g.shape:
+    if not isinstance(result, np.ndarray):
+        got = repr(result)[:60]
+    elif result.shape != g.shape or not np.can_cast(result.dtype, g.dtype, "same_kind"):
+        got = f"one of shape {result.shape} and type {result.dtype}"
+    else:
         return result
-    kind = f"one of shape {np.shape(result)}" if isinstance(result, np.ndarray) else repr(result)
-    raise TaskError(f"expected a vector of shape {g.shape} of the aggregator, got {kind[:60]}")
+    raise TaskError(f"expected a vector of shape {g.shape} of the aggregator, got {got}")
 
 
 def weighted(g: Vector, weight: float) -> Vector:

@@ -114,6 +114,8 @@ def list_command(keys: Path, run: Path | None, as_json: bool) -> None:
       kardam keys list runs/mine
     """
     folder = Folder.of(keys)
+    if run is not None and not run.is_dir():
+        raise UsageError(f"--run {run}: no such directory")
     enrolled = sorted(folder.enrolled().items(), key=lambda item: item[1])
     # The newest holder of each place.
     latest = {holder.worker: holder.key for holder in holders(run or folder.path.parent)}

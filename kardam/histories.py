@@ -1,0 +1,75 @@
+"""Where each worker's recent gradients pointed, on average.
+
+Never in here: how long they were, who else there is, or what is too far from what.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kardam.growth import Evidence
+from kardam.messages import Vector, WorkerId
+from kardam.state import State, Stateful
+
+
+class _Sums(NamedTuple):
+    """sum_i beta^(k-i) (1 - beta) g_i / ||g_i||, over k answers."""
+
+    directions: Vector
+    answers: int
+
+
+class Histories(Stateful):
+    """Exponential averages over one worker's k answers,
+
+        h_p = sum_i beta^(k-i) g_i/||g_i|| (1-beta) / (1-beta^k)
+        v_p = (1-beta)/(1+beta) (1+beta^k)/(1-beta^k)
+
+    v_p being by how much averaging has shrunk the variance of one direction. Of d numbers a worker,
+    where d is what the memory keeps of a gradient.
+    """
+
+    def __init__(self, beta: float) -> None:
+        if not 0 <= beta < 1:
+            raise ValueError(f"expected 0 <= beta < 1, got {beta}")
+        self.beta = beta
+        self._sums: dict[WorkerId, _Sums] = {}
+
+    def remember(self, evidence: Evidence) -> None:
+        weight = (1 - self.beta) / evidence.norm if evidence.norm > 0 else 0.0
+        # float64 would change nothing but the memory it takes.
+        direction = np.float32(weight) * evidence.g
+        answers = 1
+        if (before := self._sums.get(evidence.worker)) is not None:
+            direction += np.float32(self.beta) * before.directions
+            answers += before.answers
+        self._sums[evidence.worker] = _Sums(direction, answers)
+
+    def direction(self, worker: WorkerId) -> Vector:
+        """h_p, as long as its directions agree: between 0 and 1."""
+        history: Vector = self._sums[worker].directions / np.float32(1 - self._faded(worker))
+        return history
+
+    def variance(self, worker: WorkerId) -> float:
+        """v_p."""
+        faded = self._faded(worker)
+        return (1 - self.beta) / (1 + self.beta) * (1 + faded) / (1 - faded)
+
+    def _faded(self, worker: WorkerId) -> float:
+        faded: float = self.beta ** self._sums[worker].answers
+        return faded
+
+    @property
+    def workers(self) -> set[WorkerId]:
+        """All that have answered."""
+        return set(self._sums)
+
+    def forget(self, worker: WorkerId) -> None:
+        """This worker is no more."""
+        self._sums.pop(worker, None)
+
+    def state(self) -> State:
+        return {"sums": [[worker, *its] for worker, its in self._sums.items()]}
+
+    def restore(self, state: State) -> None:
+        self._sums = {worker: _Sums(*its) for worker, *its in state["sums"]}
