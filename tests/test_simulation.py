@@ -204,6 +204,7 @@ HELD = {
     **dict.fromkeys(ATTACKS, 3.0),
     "honest": 0.0,
     "sign_flip": 4.0,  # late in a run a reversed gradient is like an honest one
+    "fang_trimmed_mean": 5.0,  # at the edge of what honest gradients are, on the far side
     "adaptive": 6.0,  # these ask the filter before each lie, and say the worst that passes
     "radius_walk": 6.0,
     "reference_capture": 6.0,  # honest until it may reverse, ten times; then it serves its term
