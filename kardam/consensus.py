@@ -153,17 +153,16 @@ class Consensus(Stage):
         value = distance(history, others)
         value /= math.sqrt(_expected(self._histories.variance(worker), self._centre.own))
         low, high = (bound * self._centre.median for bound in (self.near, self.far))
-        refusal = Refusal("consensus", value, low, high)
         if not evidence.counts:
             # A newcomer takes nobody's place among those who serve.
-            return None if low <= value <= high else refusal
+            return None if low <= value <= high else Refusal("consensus", value, low, high)
         out = value > self.out * self._centre.median
         far = self._far[worker]
         far.append(value > high or _along(history, others) < self._centre.opposite)
         guilty = out or sum(far) >= self.need
-        places = self.f - len(self._elsewhere - self._terms.serving)
+        places = self.f - len(self._elsewhere - self._terms.serving) if guilty else 0
         if self._terms.serves(worker, guilty=guilty, places=places) or out or value < low:
-            return refusal
+            return Refusal("consensus", value, low, high)
         echo = self._share(worker)
         if echo is None:
             self._passed.add(worker)
@@ -196,7 +195,7 @@ class Consensus(Stage):
     def _turn(self) -> None:
         """One more verdict; the centre moves once in so many."""
         self._since += 1
-        known = len(self._histories.workers) - len(self._new)
+        known = len(self._histories) - len(self._new)
         if self._since >= min(self.n, SAMPLE) and known >= self.n - self.f:
             self._since = 0
             self._move()
@@ -224,9 +223,9 @@ class Consensus(Stage):
         # Again without those that are too near: they would draw the bounds in around themselves.
         kept = values >= self.near * weighted_median(values.tolist(), said)
         middle = weighted_median(values[kept].tolist(), weights[kept].tolist())
-        along = [_along(*its) for its in zip(histories, without, strict=True)]
-        spread = median(abs(value - median(along)) for value in along)
-        opposite = min(0.0, median(along) - self.against * spread)
+        along = np.vecdot(histories, without) / np.maximum(lengths(without), TINY)
+        usual = median(along.tolist())
+        opposite = min(0.0, usual - self.against * median(np.abs(along - usual).tolist()))
         others = dict(zip(workers, without, strict=True))
         self._centre = _Centre(z, others, own, middle, opposite)
         self._weights.update(zip(workers, said, strict=True))

@@ -3,6 +3,7 @@
 Never in here: how long they were, who else there is, or what is too far from what.
 """
 
+from collections.abc import KeysView
 from typing import NamedTuple
 
 import numpy as np
@@ -60,9 +61,13 @@ class Histories(Stateful):
         return faded
 
     @property
-    def workers(self) -> set[WorkerId]:
+    def workers(self) -> KeysView[WorkerId]:
         """All that have answered."""
-        return set(self._sums)
+        return self._sums.keys()
+
+    def __len__(self) -> int:
+        """How many have."""
+        return len(self._sums)
 
     def forget(self, worker: WorkerId) -> None:
         """This worker is no more."""
