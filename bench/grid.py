@@ -353,7 +353,7 @@ def _size(text: str) -> tuple[int, int]:
 @click.option(
     "--small",
     is_flag=True,
-    help="A convex task, fewer conditions and attacks, one seed: some five minutes on two cores.",
+    help="A convex task, fewer conditions and attacks, one seed: one to three minutes.",
 )
 @click.option("--task", "tasks", multiple=True, help="[default: digits]")
 @click.option("--size", "sizes", multiple=True, default=["10:3"], show_default=True, help="n:f.")
