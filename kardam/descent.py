@@ -315,7 +315,9 @@ class Descent(Stateful):
         }
 
     def restore(self, state: State) -> None:
-        """Go on from there. Raises UsageError where the state is of other knobs, or another d."""
+        """Go on from there. Raises UsageError where the state is of other knobs, another d, or
+        another version of kardam.
+        """
         for knob in sorted(self._knobs.keys() | state["knobs"].keys()):
             ours, theirs = self._knobs.get(knob), state["knobs"].get(knob)
             if ours != theirs:
@@ -325,6 +327,15 @@ class Descent(Stateful):
                 f"--task: expected a model of d={state['x'].size} numbers, as in the state, got"
                 f" d={self.model.x.size}"
             )
+        try:
+            self._go_on_from(state)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"expected a state as this kardam keeps it, got that of another ({error!r}): resume"
+                " with the one that kept it, or serve its model (kardam checkpoint export)"
+            ) from error
+
+    def _go_on_from(self, state: State) -> None:
         self.model = Model(state["version"], _sealed(state["x"]))
         self._lens.restore(state["lens"])
         self._trace = state["trace"]

@@ -167,6 +167,14 @@ def test_a_state_of_another_model_is_refused_in_one_sentence() -> None:
         Recipe.of(n=N).descent(np.ones(6, np.float32)).restore(state)
 
 
+@pytest.mark.parametrize("stage", range(4))
+def test_a_state_that_another_version_kept_is_refused_with_a_reason(stage: int) -> None:
+    state = left_after(100, {"preset": "consensus"}).state()
+    lost = state["filter"]["stages"][stage].popitem()
+    with pytest.raises(UsageError, match=f"got that of another .*{lost[0]}.*resume with the one"):
+        fresh(preset="consensus").restore(state)
+
+
 def test_the_rate_may_be_another() -> None:
     state = left_after(100, {}).state()
     fresh(rate="constant:gamma=0.01").restore(state)
