@@ -10,7 +10,7 @@ from workers.faults import Broken, play
 from workers.faults.clock import Clock
 from workers.faults.weather import KINDS, Scenario
 
-SEEDS = 150
+SEEDS = 200
 EACH = 10  # seeds in a test, so that processes can share them
 
 
