@@ -295,8 +295,8 @@ class Descent(Stateful):
     # --- a life after this process ---
 
     def state(self) -> State:
-        """Everything but the open loans: after a restart those are gone, and an answer to one is
-        `unasked`. (See `skip` for those that were lent after this was told.)
+        """Everything, the open loans among it: what was recorded after this answers them. (See
+        `skip` for who goes on in another process.)
         """
         return {
             "knobs": dict(self._knobs),
@@ -305,6 +305,11 @@ class Descent(Stateful):
             "lens": self._lens.state(),
             "trace": self._trace,
             "tickets": self._tickets,
+            "loans": [
+                [worker, loan.ticket, loan.version, loan.x]
+                for worker, its in self._lent.items()
+                for loan in its
+            ],
             "histories": [[worker, its.state()] for worker, its in self._histories.items()],
             "first": self._first.state(),
             "probation": self.probation.state(),
@@ -340,6 +345,8 @@ class Descent(Stateful):
         self._lens.restore(state["lens"])
         self._trace = state["trace"]
         self._tickets = state["tickets"]
+        for worker, *its in state["loans"]:
+            self._lent[worker].append(Loan(*its))
         for worker, its in state["histories"]:
             self._histories[worker].restore(its)
         self._first.restore(state["first"])
@@ -351,9 +358,10 @@ class Descent(Stateful):
         self.optimizer.restore(state["optimizer"])
 
     def skip(self) -> None:
-        """Lend on beyond every ticket that may be out, of the process that this one goes on for:
-        who still holds one must not be taken for who was lent another.
+        """Close every loan, and lend on beyond every ticket that may be out, of the process that
+        this one goes on for: who still holds one must not be taken for who was lent another.
         """
+        self._lent = {worker: [] for worker in range(self.n)}
         self._tickets += TICKETS
 
     # --- records ---

@@ -38,8 +38,8 @@ def descent_of(recipe: Recipe, state: State) -> Descent:
 
 
 def caught_up(run: Path, kept: Checkpoint) -> tuple[State, list[Retold]]:
-    """The state after the last thing that the run of this checkpoint has recorded, all loans
-    closed, and the verdicts since. Where nothing more is recorded, that is the checkpoint's own.
+    """The state after the last thing that the run of this checkpoint has recorded, and the
+    verdicts since. Where nothing more is recorded, that is the checkpoint's own.
 
     Raises Different where what is recorded does not come to the models that it tells of.
     """

@@ -366,8 +366,8 @@ class Sessions:
     # --- checkpoints ---
 
     def state(self) -> State:
-        """What a server needs to go on in the place of this one. Open loans and uploads are not in
-        it: whoever has one learns from the new epoch that it is void.
+        """What a server needs to go on in the place of this one. Open uploads are not in it, and
+        open loans are closed by it: whoever has one learns from the new epoch that it is void.
         """
         return {
             "descent": self.descent.state(),

@@ -137,14 +137,18 @@ async def test_a_durable_run_keeps_what_it_needs_to_go_on_and_no_more() -> None:
             async with daemon.running(plan, MANIFEST, X) as one:
                 descent = one.server.sessions.descent
                 assert [descent.model.x.tobytes()] == (x or [X.tobytes()])
-                async with worker(one.server) as client:
+                async with worker(one.server) as client, worker(one.server, 1) as other:
                     for _ in range(5):
+                        # A checkpoint between a loan and its answer.
+                        lent = await asyncio.to_thread(other.pull)
                         await asyncio.to_thread(answer, client, np.ones(3, np.float32))
                         one.scribe.look(one.server.now)
                         # As the loop of `Run.wait` has it: a look takes in what a thread has done.
                         while (writing := one.scribe._writing) is not None:
                             await writing
                             one.scribe.look(one.server.now)
+                        g = Gradient(0, lent.ticket, np.full(3, 2, np.float32))
+                        assert (await asyncio.to_thread(other.push, g)).admitted
                     await asyncio.to_thread(answer, client, np.full(3, life, np.float32))
                 x = [descent.model.x.tobytes()]
                 # It ends here without a word: what came after its last checkpoint is on the disk.
@@ -211,7 +215,7 @@ def serving(run: Path, endpoint: str) -> Iterator[None]:
     """The same command again and again; killed without a word at the end of the block."""
     words = ["serve", str(run.parent / "model.safetensors"), "--workers", "4", "--f", "1"]
     words += ["--bind", endpoint, "--out", str(run), "--resume", "auto", "--preset", "middle"]
-    words += ["--record", "--durable", "--checkpoint-updates", "70", "--json"]
+    words += ["--record", "--durable", "--checkpoint-updates", "20", "--json"]
     with subprocess.Popen(
         [sys.executable, "-m", "kardam", *words],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=HOUSE,
