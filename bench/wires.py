@@ -49,7 +49,7 @@ RAY_HERE: dict[str, Any] = {
 # The default chain, with bounds that nobody crosses: to be refused is cheaper, and would flatter.
 DEFAULT_WIDE = (
     "growth:band=relative,c=1e30,exponent=0.5,span=25"
-    "+consensus:far=1e30,out=1e30,against=1e30,near=0,echo=0+throttle:factor=1e30+clip:factor=1.2"
+    "+consensus:far=1e30,out=1e30,apart=1e30,near=0,echo=0+throttle:factor=1e30+clip:factor=2"
 )
 
 # With f = 1 a filter wants four workers; those who never come are heard before the clock starts.

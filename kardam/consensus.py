@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kardam.blocs import bloc
 from kardam.growth import Evidence, distance
 from kardam.histories import Histories
 from kardam.messages import Refusal, Vector, WorkerId
@@ -38,7 +39,7 @@ class _Centre(NamedTuple):
     without: dict[WorkerId, Vector]
     own: float  # omega^2
     median: float  # of D_p
-    opposite: float  # below which <h_p, z_(-p)>/||z_(-p)|| is against the others
+    bloc: frozenset[WorkerId]
 
 
 class Consensus(Stage):
@@ -51,7 +52,7 @@ class Consensus(Stage):
 
         D_p = ||h_p - z_(-p)|| / sqrt(omega^2 + (1 - omega^2) v_p)
         too near    D_p < near median
-        too far     D_p > far median,    or    <h_p, z_(-p)>/||z_(-p)|| < min(0, m - against MAD)
+        too far     D_p > far median,    or p is of a bloc
         guilty      D_p > out median,    or `need` of the latest `span` answers were too far
 
     Directions, since late in a run gradients are many small ones that agree, and few large ones
@@ -65,7 +66,13 @@ class Consensus(Stage):
     The centre z moves once per n verdicts (or SAMPLE, if that is less), by one step of centered
     clipping (Karimireddy, He, Jaggi, ICML 2021): the weighted mean of h_q - z, each clipped to
     their median length. z_(-p) is that mean without p's part, so that nobody holds the centre by
-    himself. m and MAD, the median projection and the median distance from it, are of then, too.
+    himself.
+
+    *Blocs.* A model that is pushed by some and pulled by all others rests between them, where each
+    is no farther from the centre than honest workers are who have little in common. But those who
+    push stand together, at one end of the axis along which histories differ most (see blocs): f/2
+    to f of them, since fewer do little, and more do not lie; two at least, for whoever is alone may
+    be honest, with data that nobody else has.
 
     *Places.* No more than f serve at once, and whoever another rule refuses takes one: f are all
     that lie, so who is shut out for them is honest.
@@ -73,14 +80,15 @@ class Consensus(Stage):
     *Voices.* A small multiple of a mean that colluders agree on lies nearer to any centre than an
     honest history, which is mostly noise, and three of them own the geometric median of ten. But
     independent noise keeps honest histories apart. Those that are closer together than `echo` times
-    the median distance to the nearest neighbour share one voice: in the centre, in all medians but
-    m, and in admissions, where of w answers one is used (`echo`).
+    the median distance to the nearest neighbour share one voice: in the centre, in all medians, and
+    in admissions, where of w answers one is used (`echo`).
 
     *Listening.* Who passes here, but is not admitted for another reason, is left out of the centre
     and of the medians until it is; unless that left fewer than n - f.
 
     What it can not see: lies smaller than how honest histories differ, which shift what is applied
-    by less than that; one worker's true oddity, which it refuses; and more than f liars.
+    by less than that; that f/2 or more honest workers who stand together have data of their own,
+    and do not lie; and more than f liars.
 
     Costs O(d) a verdict, and one pass over min(n, SAMPLE) histories per as many verdicts; d numbers
     a worker, where d is what the memory keeps of a gradient.
@@ -94,7 +102,7 @@ class Consensus(Stage):
         far: float = 1.65,
         out: float = 2.0,
         near: float = 0.55,
-        against: float = 6.0,
+        apart: float = 1.2,
         echo: float = 0.5,
         need: int = 8,
         span: int = 25,
@@ -105,15 +113,15 @@ class Consensus(Stage):
             raise ValueError(
                 f"expected 0 <= near < 1 < far <= out, got near={near}, far={far}, out={out}"
             )
-        if not against >= 0:
-            raise ValueError(f"expected against >= 0, got {against}")
+        if not apart > 0:
+            raise ValueError(f"expected apart > 0, got {apart}")
         if not 0 <= echo < 1:
             raise ValueError(f"expected 0 <= echo < 1, got {echo}")
         if not 1 <= need <= span:
             raise ValueError(f"expected 1 <= need <= span, got need={need}, span={span}")
         self.n, self.f = n, f
         self.far, self.out, self.near = far, out, near
-        self.against, self.echo, self.need = against, echo, need
+        self.apart, self.echo, self.need = apart, echo, need
         self._histories = Histories(beta)
         self._terms = Terms(n, term, clean)
         self._centre: _Centre | None = None
@@ -158,7 +166,7 @@ class Consensus(Stage):
             return None if low <= value <= high else Refusal("consensus", value, low, high)
         out = value > self.out * self._centre.median
         far = self._far[worker]
-        far.append(value > high or _along(history, others) < self._centre.opposite)
+        far.append(value > high or worker in self._centre.bloc)
         guilty = out or sum(far) >= self.need
         places = self.f - len(self._elsewhere - self._terms.serving) if guilty else 0
         if self._terms.serves(worker, guilty=guilty, places=places) or out or value < low:
@@ -223,12 +231,18 @@ class Consensus(Stage):
         # Again without those that are too near: they would draw the bounds in around themselves.
         kept = values >= self.near * weighted_median(values.tolist(), said)
         middle = weighted_median(values[kept].tolist(), weights[kept].tolist())
-        along = np.vecdot(histories, without) / np.maximum(lengths(without), TINY)
-        usual = median(along.tolist())
-        opposite = min(0.0, usual - self.against * median(np.abs(along - usual).tolist()))
+        expected = np.sqrt(_expected(variances, own)).astype(np.float32)
+        members = self._bloc(workers, histories / expected[:, None])
         others = dict(zip(workers, without, strict=True))
-        self._centre = _Centre(z, others, own, middle, opposite)
+        self._centre = _Centre(z, others, own, middle, members)
         self._weights.update(zip(workers, said, strict=True))
+
+    def _bloc(self, workers: list[WorkerId], rows: NDArray[np.float32]) -> frozenset[WorkerId]:
+        """Who stand together, at most as many of these as f are of n."""
+        most = -(-self.f * len(workers) // self.n)
+        least = max(2, (most + 1) // 2)
+        members = bloc(rows, least, most, self.apart) if least <= most else []
+        return frozenset(workers[at] for at in members)
 
     def _own(self, squares: Numbers, variances: Numbers, weights: Numbers) -> float:
         """omega^2: the median of what squared distances are beyond noise, of all with two answers.
@@ -270,8 +284,9 @@ class Consensus(Stage):
     def state(self) -> State:
         centre = None
         if self._centre is not None:
-            z, without, *seen = self._centre
-            centre = [z, [[p, of_others] for p, of_others in without.items()], *seen]
+            z, without, own, middle, members = self._centre
+            others = [[p, of_others] for p, of_others in without.items()]
+            centre = [z, others, own, middle, sorted(members)]
         return {
             "histories": self._histories.state(),
             "terms": self._terms.state(),
@@ -297,8 +312,9 @@ class Consensus(Stage):
         self._credits = {worker: value for worker, value in state["credits"]}
         self._since, self._turns = state["since"], state["turns"]
         if (centre := state["centre"]) is not None:
-            z, without, *seen = centre
-            self._centre = _Centre(z, {worker: others for worker, others in without}, *seen)
+            z, without, own, middle, members = centre
+            others = {worker: of_others for worker, of_others in without}
+            self._centre = _Centre(z, others, own, middle, frozenset(members))
 
 
 def _expected(variance: Any, own: float) -> Any:
@@ -306,9 +322,3 @@ def _expected(variance: Any, own: float) -> Any:
     not its own, or everybody's, is noise.
     """
     return own + (1 - own) * variance
-
-
-def _along(history: Vector, others: Vector) -> float:
-    """<h_p, z_(-p)> / ||z_(-p)||: how far a history goes where the others go."""
-    length = math.sqrt(float(np.vdot(others, others)))
-    return float(np.vdot(history, others)) / length if length > 0 else 0.0

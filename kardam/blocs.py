@@ -1,0 +1,59 @@
+"""Who stands together, apart from all others: rows at one end of where they differ most.
+
+Never in here: who they are, or whether to stand apart is a fault.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+# The share of all expected squares, along one axis, that counts at most: nobody makes another
+# stand out by standing farther out himself.
+SHARE_MAX = 0.5
+
+# What is divided by at least.
+TINY = 1e-12
+
+
+def bloc(rows: NDArray[np.float32], least: int, most: int, apart: float) -> list[int]:
+    """The indices of `least` to `most` of n rows that stand together, apart from the others; of
+    none, if none do. The rows, of shape (n, d), are each over the length that is expected of it.
+
+    Those differ most along the axis of their largest variance, lambda per row; on it p is at t_p.
+    The k outermost at one end are a bloc where
+
+        (mean of the others - t_k) / (deviation of the others)  >  apart / min(lambda, 1/2)
+
+    t_k being the innermost of the k: each stands off, and the more of all differences are along the
+    axis, the less clear need it be. And t_k must be nearer to the outermost, t_1, than to the mean
+    of the others, or whoever goes far alone could take the next one with him. Of several, the
+    clearest.
+    """
+    centred = rows - rows.mean(axis=0)
+    variances, axes = np.linalg.eigh(centred @ centred.T)
+    needed = apart / min(max(float(variances[-1]) / len(rows), TINY), SHARE_MAX)
+    best = needed, 0, 1.0
+    for end in (1.0, -1.0):
+        clear, k = _clearest(np.sort(end * axes[:, -1]).tolist(), least, most)
+        best = max(best, (clear, k, end))
+    _, k, end = best
+    return [int(at) for at in np.argsort(end * axes[:, -1], kind="stable")[:k]]
+
+
+def _clearest(ranked: Sequence[float], least: int, most: int) -> tuple[float, int]:
+    """The largest (mean - t_k) / deviation, mean and deviation being of those after the k first,
+    and that k; of those k that are together.
+    """
+    found = -math.inf, 0
+    total, squares = math.fsum(ranked), math.fsum(t * t for t in ranked)
+    for k, t in enumerate(ranked[:most], 1):
+        total, squares = total - t, squares - t * t
+        others = len(ranked) - k
+        if k >= least and others > 1:
+            deviation = math.sqrt(max(squares - total * total / others, 0.0) / (others - 1))
+            gap = total / others - t
+            if t - ranked[0] < gap:
+                found = max(found, (gap / max(deviation, TINY), k))
+    return found

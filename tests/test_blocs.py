@@ -1,0 +1,117 @@
+"""Blocs beside an oracle that tries every set, and what no bloc may be made of."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kardam.blocs import bloc
+from kardam.consensus import Consensus
+from tests.test_consensus import HONEST, LIARS, Crew, F, N, shares
+
+D = 40
+APART = 1.2
+
+Rows = NDArray[np.float32]
+
+
+def crowd(seed: int, n: int = N) -> Rows:
+    """Rows of expected length 1 that have nothing in common."""
+    rows: Rows = np.random.default_rng(seed).standard_normal((n, D), np.float32)
+    rows /= np.sqrt(np.float32(D))
+    return rows
+
+
+def pushed(rows: Rows, who: list[int], by: float) -> Rows:
+    """Those moved along the first axis, and the others against it, so that the mean stays."""
+    moved = rows.copy()
+    moved[:, 0] -= np.float32(by * len(who) / (len(rows) - len(who)))
+    moved[who, 0] = rows[who, 0] + np.float32(by)
+    return moved
+
+
+def clearest(rows: Rows, least: int, most: int, apart: float) -> set[int]:
+    """By the definition: of all sets of that many, on either side."""
+    centred = (rows - rows.mean(0)).astype(np.float64)
+    _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+    share = min(sizes[0] ** 2 / len(rows), 0.5)
+    best, found = apart / share, set[int]()
+    for t in (centred @ axes[0], -centred @ axes[0]):
+        for k in range(least, most + 1):
+            for those in combinations(range(len(rows)), k):
+                others = np.delete(t, those)
+                members = t[list(those)]
+                gap = others.mean() - members.max()
+                clear = gap / others.std(ddof=1)
+                if clear > best and members.max() - members.min() < gap:
+                    best, found = clear, set(those)
+    return found
+
+
+@given(st.integers(0, 2**32 - 1), st.sets(st.integers(0, 8), max_size=4), st.floats(0.0, 2.0))
+def test_a_bloc_is_the_clearest_of_all_sets_of_so_many(seed: int, who: set[int], by: float) -> None:
+    rows = pushed(crowd(seed, n=9), sorted(who), by)
+    assert set(bloc(rows, 2, 3, APART)) == clearest(rows, 2, 3, APART)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("k", [2, 3])
+def test_those_who_push_together_are_found_whichever_way_they_push(seed: int, k: int) -> None:
+    who = list(range(N - k, N))
+    for by in (1.5, -1.5):
+        assert sorted(bloc(pushed(crowd(seed), who, by), 2, F, APART)) == who
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_who_have_nothing_in_common_are_seldom_a_bloc(seed: int) -> None:
+    found = [bool(bloc(crowd(seed + more), 2, F, APART)) for more in range(30)]
+    assert np.mean(found) < 0.2
+
+
+@pytest.mark.parametrize("by", [1.0, 10.0, 1000.0])
+@pytest.mark.parametrize("seed", range(10))
+def test_whoever_is_alone_is_no_bloc_however_far_it_stands(seed: int, by: float) -> None:
+    assert N - 1 not in bloc(pushed(crowd(seed), [N - 1], by), 2, F, APART)
+
+
+@pytest.mark.parametrize("far", [2.0, 10.0, 1000.0])
+@pytest.mark.parametrize("seed", range(10))
+def test_f_on_one_side_do_not_make_a_bloc_of_two_on_the_other(seed: int, far: float) -> None:
+    """Liars who choose the axis by going far: along what two honest workers have in common."""
+    rows = crowd(seed)
+    rows[:2, 0] += np.float32(0.5)
+    rows[N - F :, 0] -= np.float32(far)
+    assert not set(bloc(rows, 2, F, APART)) & {0, 1}
+
+
+def test_the_order_of_the_rows_is_nothing() -> None:
+    rows = pushed(crowd(3), [1, 5, 6], 1.5)
+    order = np.random.default_rng(4).permutation(N)
+    assert {int(order[at]) for at in bloc(rows[order], 2, F, APART)} == {1, 5, 6}
+
+
+def test_rows_that_are_all_the_same_have_none() -> None:
+    assert bloc(np.ones((N, D), np.float32), 2, F, APART) == []
+
+
+# --- what consensus makes of it ---
+
+
+def test_who_stand_together_against_the_others_are_refused_however_near_they_lie() -> None:
+    """Of a mean that is small beside what is everybody's own, distances show nothing."""
+    crew = Crew(Consensus(N, F, out=1e9, far=1e9))
+    blind = Crew(Consensus(N, F, out=1e9, far=1e9, apart=1e9))
+    for told, refused in ((crew, True), (blind, False)):
+        said = told.rounds(100, lies=-1.0)
+        assert (shares(said, LIARS, since=20) < 0.1) == refused
+        assert shares(said, HONEST, since=20) > 0.95
+
+
+def test_one_liar_of_whom_two_are_feared_is_never_of_a_bloc_nor_is_anybody_for_its_sake() -> None:
+    crew = Crew(Consensus(N, F, out=1e9, far=1e9))
+    for _ in range(100):
+        told = [crew.says(w, crew.honest() if w < N - 1 else -crew.honest()) for w in range(N)]
+    assert told == [None] * N
