@@ -125,9 +125,12 @@ class Population(Stateful):
         self._sorted: SortedList = SortedList()
 
     def __setitem__(self, worker: WorkerId, value: float) -> None:
-        if worker in self._latest:
-            self._sorted.remove(self._latest[worker])
         shown = value if math.isfinite(value) else math.inf
+        before = self._latest.get(worker)
+        if shown == before:
+            return
+        if before is not None:
+            self._sorted.remove(before)
         self._latest[worker] = shown
         self._sorted.add(shown)
 
