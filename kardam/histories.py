@@ -48,9 +48,10 @@ class Histories(Stateful):
         self._sums[evidence.worker] = _Sums(direction, answers)
 
     def direction(self, worker: WorkerId) -> Vector:
-        """h_p, as long as its directions agree: between 0 and 1."""
-        history: Vector = self._sums[worker].directions / np.float32(1 - self._faded(worker))
-        return history
+        """h_p, as long as its directions agree: between 0 and 1. Not to be written."""
+        sums, whole = self._sums[worker].directions, np.float32(1 - self._faded(worker))
+        # From some 160 answers on it is 1, to the bit, and a pass over d numbers is saved.
+        return sums if whole == 1 else sums / whole
 
     def variance(self, worker: WorkerId) -> float:
         """v_p."""
