@@ -109,9 +109,10 @@ class Curvature(Dampening):
 
     def weigh(self, evidence: Evidence) -> float:
         self._learn(evidence)
-        if not evidence.drift > 0:
+        drift = evidence.drift
+        if not drift > 0:
             return 1.0
-        error, length = self.curvature * evidence.drift, self.lengths.median()
+        error, length = self.curvature * drift, self.lengths.median()
         return (length / error) ** 2 if error > length else 1.0
 
     def _learn(self, evidence: Evidence) -> None:

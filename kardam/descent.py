@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from copy import copy, deepcopy
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,8 +33,7 @@ TICKETS = 2**32
 LOANS_MAX = 2
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Loan:
+class Loan(NamedTuple):
     """What is remembered of a hand-out: not the model, which may be long, but its trace. `held` is
     the model where its worker reads it in our memory, which must not become another's meanwhile.
     """

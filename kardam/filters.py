@@ -97,7 +97,7 @@ class Growth(Stage):
         self.lowest, self.highest = lowest, highest
         self.growths = Population()
         # As of the last judgement.
-        self._bounds = (math.nan, math.nan)
+        self._reading = Reading()
         self._latest: dict[WorkerId, deque[float]] = defaultdict(lambda: deque(maxlen=span))
 
     @property
@@ -125,15 +125,14 @@ class Growth(Stage):
         growth = self._stands_for(evidence.worker)
         if evidence.counts:
             self.growths[evidence.worker] = growth
-        low, high = self._bounds = self.bounds()
+        low, high = self.bounds()
+        self._reading = Reading(growth, low, high)
         if (lie := _misdeclared(evidence, change)) is not None:
             return lie
         return None if low <= growth <= high < math.inf else Refusal("growth", growth, low, high)
 
     def reading(self, evidence: Evidence) -> Reading | None:
-        if evidence.change is None:
-            return None
-        return Reading(self._stands_for(evidence.worker), *self._bounds)
+        return self._reading if evidence.change is not None else None
 
     def _stands_for(self, worker: WorkerId) -> float:
         """The lower median of this worker's latest growths."""

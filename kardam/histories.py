@@ -3,10 +3,11 @@
 Never in here: how long they were, who else there is, or what is too far from what.
 """
 
-from collections.abc import KeysView
+from collections.abc import KeysView, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kardam.growth import Evidence
 from kardam.messages import Vector, WorkerId
@@ -47,14 +48,23 @@ class Histories(Stateful):
         self._sums[evidence.worker] = _Sums(direction, answers)
 
     def direction(self, worker: WorkerId) -> Vector:
-        """h_p, as long as its directions agree: between 0 and 1."""
-        history: Vector = self._sums[worker].directions / np.float32(1 - self._faded(worker))
-        return history
+        """h_p, as long as its directions agree: between 0 and 1. Not to be written."""
+        sums, whole = self._sums[worker].directions, np.float32(1 - self._faded(worker))
+        # From some 160 answers on it is 1, to the bit, and a pass over d numbers is saved.
+        return sums if whole == 1 else sums / whole
 
     def variance(self, worker: WorkerId) -> float:
         """v_p."""
         faded = self._faded(worker)
         return (1 - self.beta) / (1 + self.beta) * (1 + faded) / (1 - faded)
+
+    def directions(self, workers: Sequence[WorkerId]) -> NDArray[np.float32]:
+        """h_p of each of these, in its row."""
+        # Not by `stack`, which takes four times as long over a few rows.
+        sums = np.concatenate([self._sums[worker].directions for worker in workers])
+        rows = sums.reshape(len(workers), -1)
+        rows /= np.array([1 - self._faded(worker) for worker in workers], np.float32)[:, None]
+        return rows
 
     def _faded(self, worker: WorkerId) -> float:
         faded: float = self.beta ** self._sums[worker].answers

@@ -63,7 +63,8 @@ class Rooms:
         self._d, self._stride = d, stride
         # The last to be free is the first to be given: it is in the cache, and few are ever used.
         self._free = list(reversed(range(len(memory) // stride)))
-        self._places: dict[int, int] = {}
+        # Of each vector by its id: its room, and what tells of its end as long as it is kept.
+        self._places: dict[int, tuple[int, weakref.ref[Vector]]] = {}
 
     def room(self) -> Vector:
         """Memory for a vector; where all rooms are taken, it is in none of them."""
@@ -74,14 +75,15 @@ class Rooms:
         # keeps it alive, where a view of a common array would keep only that.
         v = np.frombuffer(self._memory, np.float32, self._d, place * self._stride)
         key = id(v)
-        self._places[key] = place
-        weakref.finalize(v, self._leave, key).atexit = False
+        # A plain reference: a `finalize` takes twice the time.
+        self._places[key] = place, weakref.ref(v, lambda _: self._leave(key))
         return v
 
     def place(self, v: Vector) -> int | None:
         """In which room this vector lies, if `room` gave it; a view of it does not count."""
-        return self._places.get(id(v))
+        place, _ = self._places.get(id(v), (None, None))
+        return place
 
     def _leave(self, key: int) -> None:
         # Wherever the last reference is dropped, in whichever thread: one step, and then another.
-        self._free.append(self._places.pop(key))
+        self._free.append(self._places.pop(key)[0])

@@ -106,8 +106,10 @@ class Chain(Stage):
 
     def reading(self, evidence: Evidence) -> Reading | None:
         """Of the first stage that has a band."""
-        readings = (stage.reading(evidence) for stage in self.stages)
-        return next((reading for reading in readings if reading is not None), None)
+        for stage in self.stages:
+            if (reading := stage.reading(evidence)) is not None:
+                return reading
+        return None
 
     def scale(self, evidence: Evidence) -> float:
         return math.prod(stage.scale(evidence) for stage in self.stages)

@@ -42,9 +42,13 @@ class Throttle(Stage):
         return None if owned < most else Refusal("throttle", owned, 0, most)
 
     def admit(self, evidence: Evidence) -> None:
-        if len(self._owners) == self._owners.maxlen and self._owners[0] != NOBODY:
-            self._count(self._owners[0], -1)
+        full = len(self._owners) == self._owners.maxlen
+        leaves = self._owners[0] if full else NOBODY
         self._owners.append(evidence.worker)
+        if leaves == evidence.worker:
+            return
+        if leaves != NOBODY:
+            self._count(leaves, -1)
         self._count(evidence.worker, 1)
 
     def forget(self, worker: WorkerId) -> None:

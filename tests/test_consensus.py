@@ -4,7 +4,6 @@ against its own promise.
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -37,7 +36,7 @@ class Crew:
         return MEAN + self.chance.standard_normal(D).astype(np.float32)
 
     def says(self, worker: int, g: Vector, *, refused_elsewhere: bool = False) -> Refusal | None:
-        shown = replace(evidence(worker, norm=float(np.linalg.norm(g))), g=g)
+        shown = evidence(worker, norm=float(np.linalg.norm(g)))._replace(g=g)
         refusal = self.stage.judge(shown)
         if refusal is None and not refused_elsewhere:
             self.stage.admit(shown)

@@ -1,7 +1,6 @@
 """A fresh gradient weighs 1, a staler one never more; off is a value like any other."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ def made(text: str) -> Dampening:
 def answer(worker: int, x: float, g: float) -> Evidence:
     """A gradient of one number, computed on the current model."""
     here = np.array([x], np.float32)
-    return replace(evidence(worker, norm=abs(g)), g=np.array([g], np.float32), x=here, now=here)
+    return evidence(worker, norm=abs(g))._replace(g=np.array([g], np.float32), x=here, now=here)
 
 
 def seasoned(text: str) -> Dampening:
@@ -37,7 +36,7 @@ def seasoned(text: str) -> Dampening:
     for round_ in range(1, 10):
         for worker in range(N):
             shown = answer(worker, x=float(round_), g=2.0 * round_)
-            dampening.weigh(replace(shown, norm=4.0))
+            dampening.weigh(shown._replace(norm=4.0))
     return dampening
 
 
@@ -111,11 +110,8 @@ class Bowl:
             worker, x = at % N, held[at % N]
             noise = self.chance.standard_normal(d) * self.sigma / math.sqrt(d)
             g = (scale * (self.hessian @ x + noise)).astype(np.float32)
-            shown = replace(
-                evidence(worker, staleness=N - 1, norm=float(np.linalg.norm(g))),
-                g=g,
-                x=x.astype(np.float32),
-                now=self.x.astype(np.float32),
+            shown = evidence(worker, staleness=N - 1, norm=float(np.linalg.norm(g)))._replace(
+                g=g, x=x.astype(np.float32), now=self.x.astype(np.float32)
             )
             weights.append(dampening.weigh(shown))
             held[worker] = self.x

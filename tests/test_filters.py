@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections import deque
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -363,7 +362,7 @@ def test_a_verdict_compares_o_log_n_growths_and_remembers_one_a_worker(many: Gro
         shown = evidence(worker)
         before = Counted.comparisons
         change = Change(0, Counted(chance.lognormal()), 1.0)
-        many.judge(replace(shown, change=change))
+        many.judge(shown._replace(change=change))
         # Two to look its old and its new place up, and the bounds.
         assert Counted.comparisons - before <= 3 * math.log2(many.n)
     assert Counted.comparisons >= 1000 * math.log2(many.n) / 2
