@@ -75,7 +75,7 @@ kardam.trusted
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
 kardam.gathering.rivals  kardam.consensus  kardam.throttle
 kardam.terms  kardam.histories
-kardam.gathering.gathering  kardam.stage  kardam.probation  kardam.voices
+kardam.gathering.gathering  kardam.stage  kardam.probation  kardam.voices  kardam.blocs
 kardam.aggregators  kardam.lens  kardam.uploads
 kardam.rooms
 kardam.growth  kardam.protocol  kardam.events  kardam.fingerprint
