@@ -67,10 +67,12 @@ class Terms(Stateful):
             self._serving.remove(worker)
             record.since = now
         elif guilty:
-            record.strikes = min(record.strikes + 1, STRIKES_MAX)
-            record.since = now
-            if self._has_place_for(record, places):
+            # Without a place it is convicted no more often than if it served.
+            if now >= record.until:
+                record.strikes = min(record.strikes + 1, STRIKES_MAX)
+                record.since = now
                 record.until = now + self.n * self.term * 2 ** (record.strikes - 1)
+            if self._has_place_for(record, places):
                 self._serving.add(worker)
                 return True
         elif record.strikes > 0 and now - record.since >= self.n * self.clean:

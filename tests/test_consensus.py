@@ -232,6 +232,15 @@ def test_where_there_is_no_place_nobody_serves() -> None:
     assert not Yard(Terms(N, term=4, clean=10), places=0).serves(0, guilty=True)
 
 
+def test_a_flood_of_guilt_without_a_place_is_one_strike_a_term() -> None:
+    """Or a bad hour among f who are refused elsewhere would cost an honest worker the run."""
+    terms = Terms(N, term=4, clean=1000)
+    assert not any(terms.serves(0, guilty=True, places=0) for _ in range(1000))
+    yard = Yard(terms)
+    assert yard.serves(0, guilty=True)
+    assert 4 <= yard.rounds_until_free(0) <= 6
+
+
 def test_where_terms_are_of_no_rounds_nobody_serves() -> None:
     assert not Yard(Terms(N, term=0, clean=1)).serves(0, guilty=True)
 
