@@ -361,7 +361,12 @@ def _size(text: str) -> tuple[int, int]:
 @click.option(
     "--condition", "conditions", multiple=True, type=click.Choice(list(CONDITIONS)), help="[all]"
 )
-@click.option("--attack", "attacks", multiple=True, help="As --attack of a run.  [the battery]")
+@click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    help="As --attack of a run; honest for none.  [the battery]",
+)
 @click.option("--seeds", type=int, help="0 to so many.  [default: 3; 1 if small]")
 @click.option(
     "--decide", type=int, help="Seeds where the default fails its line.  [default: 10; 1 if small]"
@@ -393,6 +398,8 @@ def main(
     """Every rule against every attack under every condition, each at the rate that serves it best
     without attack, and held against plain asynchronous SGD without attack under the same condition.
     """
+    # Liars who are honest are none.
+    attacks = tuple(dict.fromkeys(HONEST if a == "honest" else a for a in attacks))
     seeds = seeds or (1 if small else 3)
     decide = decide or (1 if small else 10)
     seconds = seconds or (SMALL_SECONDS if small else SECONDS)

@@ -250,6 +250,10 @@ def test_cells_of_one_seed_have_the_same_workers_but_for_their_lies() -> None:
     assert grid.cell(here._replace(seed=5), 9.0).members != one.members
 
 
+def test_liars_who_are_honest_are_no_attack(tmp_path: Path) -> None:
+    assert ran(tmp_path / "more", "--attack", "honest")[0] == ran(tmp_path / "as it was")[0]
+
+
 def test_a_flood_without_attack_is_the_run_without_attack_and_not_played_again() -> None:
     iid = Place("digits", 10, 3, "iid", HONEST, "paper", 0)
     assert grid.cell(iid, 9.0).key == grid.cell(iid._replace(condition="flood"), 9.0).key
