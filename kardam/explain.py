@@ -24,7 +24,8 @@ WORDS = {
     "consensus below": "over time its gradients lie nearer to the centre of all than honest noise"
     " does: {value} from it, where {low} to {high} was taken",
     "consensus within": "it was where the others are ({value}, within {low} to {high}), and served"
-    " a term for having been too far",
+    " a term for having been too far, or apart from all others with some that stand where it"
+    " does",
     "echo": "its history is that of others, with whom it shares one voice: it has a weight of"
     " {value}",
     "throttle": "it owned {value} of the last admissions, where fewer than {high} were allowed",

@@ -45,7 +45,8 @@ def test_a_worker_is_told_by_which_rule_and_when_and_what_it_would_have_taken() 
         "Refused 2 times by growth, from 1.00 to 2.00 s: its gradient changed too much as the model"
         " moved: by 13, where 1 to 4 was taken (medians).",
         "Refused 2 times by consensus, from 5.00 to 6.00 s: it was where the others are (2, within"
-        " 1 to 3), and served a term for having been too far (medians).",
+        " 1 to 3), and served a term for having been too far, or apart from all others with some"
+        " that stand where it does (medians).",
         "Refused 1 time by growth, at 3.00 s: its gradient changed too little as the model moved:"
         " by 0.1, where 1 to 3 was taken.",
         "Refused 1 time by consensus, at 4.00 s: over time its gradients point elsewhere than those"
