@@ -77,6 +77,10 @@ class Consensus(Stage):
     *Places.* No more than f serve at once, and whoever another rule refuses takes one: f are all
     that lie, so who is shut out for them is honest.
 
+    *Parole.* Between two terms a liar may do as much harm as it can before the next; so whoever was
+    convicted s > 1 times is used at 1/s, until that is forgiven. (Not the first time: an honest
+    worker's data must be fit again, or it would be far for ever.)
+
     *Voices.* A small multiple of a mean that colluders agree on lies nearer to any centre than an
     honest history, which is mostly noise, and three of them own the geometric median of ten. But
     independent noise keeps honest histories apart. Those that are closer together than `echo` times
@@ -175,6 +179,9 @@ class Consensus(Stage):
         if echo is None:
             self._passed.add(worker)
         return echo
+
+    def scale(self, evidence: Evidence) -> float:
+        return 1 / max(1, self._terms.strikes(evidence.worker))
 
     def admit(self, evidence: Evidence) -> None:
         self._terms.admit()

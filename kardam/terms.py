@@ -51,6 +51,11 @@ class Terms(Stateful):
         """Who does."""
         return self._serving
 
+    def strikes(self, worker: WorkerId) -> int:
+        """Of how many convictions it is not forgiven yet."""
+        record = self._records.get(worker)
+        return record.strikes if record is not None else 0
+
     def admit(self) -> None:
         """An answer of somebody was admitted."""
         self._admissions += 1

@@ -213,6 +213,28 @@ def test_strikes_are_forgiven_for_rounds_without_another() -> None:
             yard.round()
 
 
+def test_whoever_is_convicted_again_is_used_at_one_over_its_strikes_until_they_are_forgiven() -> (
+    None
+):
+    crew = Crew(Consensus(N, F, beta=0.0, out=1.2, far=1.2, term=2, clean=10))
+    worker, used = N - 1, []
+    crew.rounds(20)
+
+    def scale() -> float:
+        return crew.stage.scale(evidence(worker))
+
+    for _ in range(3):
+        crew.stage._terms.serves(worker, guilty=True, places=F)
+        used.append(scale())
+        while crew.stage._terms.serves(worker, guilty=False, places=F):
+            crew.stage._terms.admit()
+    assert used == [1.0, 1 / 2, 1 / 3]
+    for _ in range(30 * N):
+        crew.stage._terms.admit()
+        crew.stage._terms.serves(worker, guilty=False, places=F)
+    assert scale() == 1.0
+
+
 @given(st.lists(st.sets(st.integers(0, N - 1)), max_size=60))
 def test_no_more_than_there_are_places_for_serve_at_once_and_those_with_the_most_strikes(
     guilty: list[set[int]],

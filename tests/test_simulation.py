@@ -29,7 +29,7 @@ LIVENESS = {
     "none": (1.0, 1.0),
     "paper": (0.15, 0.08),
     "middle": (0.25, 0.10),
-    "consensus": (0.75, 0.35),
+    "consensus": (0.85, 0.6),
 }
 
 
@@ -203,12 +203,9 @@ def test_a_run_goes_on_through_outages_and_the_work_of_who_returns_is_used(prese
 HELD = {
     **dict.fromkeys(ATTACKS, 3.0),
     "honest": 0.0,
-    "sign_flip": 4.0,  # late in a run a reversed gradient is like an honest one
-    "fang_trimmed_mean": 5.0,  # at the edge of what honest gradients are, on the far side
     "adaptive": 6.0,  # these ask the filter before each lie, and say the worst that passes
     "radius_walk": 6.0,
-    "reference_capture": 6.0,  # honest until it may reverse, ten times; then it serves its term
-    "sign_flip:scale=1": 4.0,
+    "sign_flip:scale=1": 3.0,
     "sign_flip:scale=10": 3.0,
     "alie:z=1.5": 3.0,
     "ipm:epsilon=2": 3.0,
