@@ -28,7 +28,7 @@ def bloc(rows: NDArray[np.float32], least: int, most: int, apart: float) -> list
 
     t_k being the innermost of the k: each stands off, and the more of all differences are along the
     axis, the less clear need it be. And t_k must be nearer to the outermost, t_1, than to the mean
-    of the others, or whoever goes far alone could take the next one with him. Of several, the
+    of the others, or whoever goes far alone would take the next one with him. Of several, the
     clearest.
     """
     centred = rows - rows.mean(axis=0)

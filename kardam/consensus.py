@@ -26,6 +26,8 @@ SAMPLE = 256
 # What is divided by at least.
 TINY = np.finfo(np.float32).tiny
 
+# A median of D_p below this is rounding: all are alike.
+ALIKE = 1e-3
 
 Numbers = NDArray[np.floating[Any]]
 
@@ -39,7 +41,6 @@ class _Centre(NamedTuple):
     without: dict[WorkerId, Vector]
     own: float  # omega^2
     median: float  # of D_p
-    bloc: frozenset[WorkerId]
 
 
 class Consensus(Stage):
@@ -92,10 +93,10 @@ class Consensus(Stage):
 
     What it can not see: lies smaller than how honest histories differ, which shift what is applied
     by less than that; that f/2 or more honest workers who stand together have data of their own,
-    and do not lie; and more than f liars.
+    and do not lie, nor does who stands where a liar has joined him; and more than f liars.
 
-    Costs O(d) a verdict, and one pass over min(n, SAMPLE) histories per as many verdicts; d numbers
-    a worker, where d is what the memory keeps of a gradient.
+    Costs O(d) a verdict; per m = min(n, SAMPLE) verdicts a pass over m histories and, for the axis,
+    O(m^2 d + m^3); d numbers a worker, where d is what the memory keeps of a gradient.
     """
 
     def __init__(
@@ -129,6 +130,8 @@ class Consensus(Stage):
         self._histories = Histories(beta)
         self._terms = Terms(n, term, clean)
         self._centre: _Centre | None = None
+        # Who stood together when they were looked at last.
+        self._bloc: set[WorkerId] = set()
         # Of each worker, which of its latest answers were too far.
         self._far: dict[WorkerId, deque[bool]] = defaultdict(lambda: deque(maxlen=span))
         # Verdicts since the last move, and how many workers' turns there were.
@@ -164,13 +167,15 @@ class Consensus(Stage):
         history = self._histories.direction(worker)
         value = distance(history, others)
         value /= math.sqrt(_expected(self._histories.variance(worker), self._centre.own))
-        low, high = (bound * self._centre.median for bound in (self.near, self.far))
+        middle = max(self._centre.median, ALIKE)
+        low = self.near * middle if middle > ALIKE else 0.0
+        high = self.far * middle
         if not evidence.counts:
             # A newcomer takes nobody's place among those who serve.
             return None if low <= value <= high else Refusal("consensus", value, low, high)
-        out = value > self.out * self._centre.median
+        out = value > self.out * middle
         far = self._far[worker]
-        far.append(value > high or worker in self._centre.bloc)
+        far.append(value > high or worker in self._bloc)
         guilty = out or sum(far) >= self.need
         places = self.f - len(self._elsewhere - self._terms.serving) if guilty else 0
         if self._terms.serves(worker, guilty=guilty, places=places) or out or value < low:
@@ -189,7 +194,7 @@ class Consensus(Stage):
         self._elsewhere.discard(evidence.worker)
 
     def forget(self, worker: WorkerId) -> None:
-        for those in (self._passed, self._elsewhere, self._new):
+        for those in (self._passed, self._elsewhere, self._new, self._bloc):
             those.discard(worker)
         for its in (self._far, self._weights, self._credits):
             its.pop(worker, None)
@@ -240,18 +245,23 @@ class Consensus(Stage):
         # Again without those that are too near: they would draw the bounds in around themselves.
         kept = values >= self.near * weighted_median(values.tolist(), said)
         middle = weighted_median(values[kept].tolist(), weights[kept].tolist())
+        near = np.flatnonzero(values <= self.out * max(middle, ALIKE))
         expected = np.sqrt(_expected(variances, own)).astype(np.float32)
-        members = self._bloc(workers, histories / expected[:, None])
+        rows = histories[near] / expected[near, None]
+        self._bloc.difference_update(workers)
+        self._bloc.update(workers[near[at]] for at in self._together(rows, len(workers)))
         others = dict(zip(workers, without, strict=True))
-        self._centre = _Centre(z, others, own, middle, members)
+        self._centre = _Centre(z, others, own, middle)
         self._weights.update(zip(workers, said, strict=True))
 
-    def _bloc(self, workers: list[WorkerId], rows: NDArray[np.float32]) -> frozenset[WorkerId]:
-        """Who stand together, at most as many of these as f are of n."""
-        most = -(-self.f * len(workers) // self.n)
+    def _together(self, rows: NDArray[np.float32], m: int) -> list[int]:
+        """The bloc among those of m who are not far out. Who is far out, or was refused elsewhere,
+        is of the f already; and whoever goes far alone would turn the axis away from the others.
+        """
+        left = self.f - len(self._elsewhere)
+        most = -(-left * m // self.n) - (m - len(rows))
         least = max(2, (most + 1) // 2)
-        members = bloc(rows, least, most, self.apart) if least <= most else []
-        return frozenset(workers[at] for at in members)
+        return bloc(rows, least, most, self.apart) if least <= most else []
 
     def _own(self, squares: Numbers, variances: Numbers, weights: Numbers) -> float:
         """omega^2: the median of what squared distances are beyond noise, of all with two answers.
@@ -295,9 +305,8 @@ class Consensus(Stage):
     def state(self) -> State:
         centre = None
         if self._centre is not None:
-            z, without, own, middle, members = self._centre
-            others = [[p, of_others] for p, of_others in without.items()]
-            centre = [z, others, own, middle, sorted(members)]
+            z, without, *seen = self._centre
+            centre = [z, [[p, of_others] for p, of_others in without.items()], *seen]
         return {
             "histories": self._histories.state(),
             "terms": self._terms.state(),
@@ -305,6 +314,7 @@ class Consensus(Stage):
             "passed": sorted(self._passed),
             "elsewhere": sorted(self._elsewhere),
             "new": sorted(self._new),
+            "bloc": sorted(self._bloc),
             "weights": [[worker, value] for worker, value in self._weights.items()],
             "credits": [[worker, value] for worker, value in self._credits.items()],
             "centre": centre,
@@ -318,14 +328,13 @@ class Consensus(Stage):
         for worker, its in state["far"]:
             self._far[worker].extend(its)
         self._passed, self._elsewhere = set(state["passed"]), set(state["elsewhere"])
-        self._new = set(state["new"])
+        self._new, self._bloc = set(state["new"]), set(state["bloc"])
         self._weights = {worker: value for worker, value in state["weights"]}
         self._credits = {worker: value for worker, value in state["credits"]}
         self._since, self._turns = state["since"], state["turns"]
         if (centre := state["centre"]) is not None:
-            z, without, own, middle, members = centre
-            others = {worker: of_others for worker, of_others in without}
-            self._centre = _Centre(z, others, own, middle, frozenset(members))
+            z, without, *seen = centre
+            self._centre = _Centre(z, {worker: others for worker, others in without}, *seen)
 
 
 def _expected(variance: Any, own: float) -> Any:

@@ -13,6 +13,9 @@ from kardam.growth import Evidence
 from kardam.messages import Vector, WorkerId
 from kardam.state import State, Stateful
 
+# What is no longer has no direction: its squares leave float32, and its norm is less than it is.
+SHORT = 1e-12
+
 
 class _Sums(NamedTuple):
     """sum_i beta^(k-i) (1 - beta) g_i / ||g_i||, over k answers."""
@@ -38,7 +41,7 @@ class Histories(Stateful):
         self._sums: dict[WorkerId, _Sums] = {}
 
     def remember(self, evidence: Evidence) -> None:
-        weight = (1 - self.beta) / evidence.norm if evidence.norm > 0 else 0.0
+        weight = (1 - self.beta) / evidence.norm if evidence.norm > SHORT else 0.0
         # float64 would change nothing but the memory it takes.
         direction = np.float32(weight) * evidence.g
         answers = 1

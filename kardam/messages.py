@@ -120,7 +120,8 @@ class Verdict(NamedTuple):
                  then, `band_low` to `band_high` (see Stage.reading)
     `norm`       ||g||
     `dampening`  Lambda; not known of what came before the filter was ready
-    `weight`     what it was multiplied by before the rate: dampening times clip; 0 if refused
+    `weight`     what it was multiplied by before the rate: dampening times the filter's scale; 0 if
+                 refused
     """
 
     worker: WorkerId

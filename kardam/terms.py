@@ -72,12 +72,11 @@ class Terms(Stateful):
             self._serving.remove(worker)
             record.since = now
         elif guilty:
-            # Without a place it is convicted no more often than if it served.
-            if now >= record.until:
-                record.strikes = min(record.strikes + 1, STRIKES_MAX)
-                record.since = now
-                record.until = now + self.n * self.term * 2 ** (record.strikes - 1)
-            if self._has_place_for(record, places):
+            strikes = min(record.strikes + 1, STRIKES_MAX)
+            # Without a place there is no conviction: f others are to blame.
+            if self._has_place_for(strikes, places):
+                record.strikes, record.since = strikes, now
+                record.until = now + self.n * self.term * 2 ** (strikes - 1)
                 self._serving.add(worker)
                 return True
         elif record.strikes > 0 and now - record.since >= self.n * self.clean:
@@ -85,8 +84,8 @@ class Terms(Stateful):
             record.since = now
         return False
 
-    def _has_place_for(self, record: _Record, places: int) -> bool:
-        """Whether it may serve. Where all places are taken, who has fewer strikes makes room."""
+    def _has_place_for(self, strikes: int, places: int) -> bool:
+        """Whether who has so many may serve; where no place is free, who has fewer makes room."""
         if self.term == 0:
             return False
         if len(self._serving) < places:
@@ -94,7 +93,7 @@ class Terms(Stateful):
         if not self._serving:
             return False
         freed = min(self._serving, key=lambda worker: (self._records[worker].strikes, worker))
-        if self._records[freed].strikes >= record.strikes:
+        if self._records[freed].strikes >= strikes:
             return False
         self._serving.remove(freed)
         return True

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kardam.blocs import bloc
-from kardam.consensus import Consensus
-from tests.test_consensus import HONEST, LIARS, Crew, F, N, shares
+from kardam.consensus import SAMPLE, Consensus
+from tests.test_consensus import HONEST, LIARS, MEAN, Crew, F, N, shares
 
 D = 40
 APART = 1.2
@@ -108,6 +108,34 @@ def test_who_stand_together_against_the_others_are_refused_however_near_they_lie
         said = told.rounds(100, lies=-1.0)
         assert (shares(said, LIARS, since=20) < 0.1) == refused
         assert shares(said, HONEST, since=20) > 0.95
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_liar_who_goes_far_out_alone_hides_those_who_push(seed: int) -> None:
+    """He would turn the axis away from them, and is refused himself."""
+    crew = Crew(Consensus(N, F), seed)
+    aside = np.tile(np.array([1, -1], np.float32), MEAN.size // 2)
+    used: list[bool] = []
+    for _ in range(100):
+        for worker in range(N):
+            pushes = worker in (N - 3, N - 2)
+            g = 10 * aside if worker == N - 1 else crew.honest() - 2 * pushes * MEAN
+            told = crew.says(worker, g)
+            used += [told is None] * pushes
+    assert np.mean(used[40:]) < 0.2
+
+
+def test_who_pushes_is_found_among_more_than_are_looked_at_at_once() -> None:
+    n = 4 * SAMPLE
+    stage = Consensus(n, n // 4, out=1e9, far=1e9)
+    crew = Crew(stage)
+    used: list[bool] = []
+    for turn in range(40):
+        for worker in range(n):
+            pushes = worker < n // 4
+            told = crew.says(worker, (-1 if pushes else 1) * crew.honest())
+            used += [told is None] * (pushes and turn > 30)
+    assert np.mean(used) < 0.1
 
 
 def test_one_liar_of_whom_two_are_feared_is_never_of_a_bloc_nor_is_anybody_for_its_sake() -> None:
