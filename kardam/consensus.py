@@ -26,7 +26,7 @@ SAMPLE = 256
 # What is divided by at least.
 TINY = np.finfo(np.float32).tiny
 
-# A median of D_p below this is rounding: all are alike.
+# A median of D_p of no more than this is rounding: all are alike.
 ALIKE = 1e-3
 
 Numbers = NDArray[np.floating[Any]]
@@ -40,7 +40,7 @@ class _Centre(NamedTuple):
     z: Vector
     without: dict[WorkerId, Vector]
     own: float  # omega^2
-    median: float  # of D_p
+    median: float  # of D_p; ALIKE at least
 
 
 class Consensus(Stage):
@@ -137,9 +137,10 @@ class Consensus(Stage):
         # Verdicts since the last move, and how many workers' turns there were.
         self._since = 0
         self._turns = 0
-        # Whose last answer passed here, not admitted so far; and who was found so an answer later.
+        # Whose last answer passed here, not admitted so far; and who was found so an answer later,
+        # with the admissions when it answered last.
         self._passed: set[WorkerId] = set()
-        self._elsewhere: set[WorkerId] = set()
+        self._elsewhere: dict[WorkerId, int] = {}
         # Whose history is remembered, and does not count yet.
         self._new: set[WorkerId] = set()
         # One over how many share a worker's voice; and what is left over until one may be used.
@@ -167,7 +168,7 @@ class Consensus(Stage):
         history = self._histories.direction(worker)
         value = distance(history, others)
         value /= math.sqrt(_expected(self._histories.variance(worker), self._centre.own))
-        middle = max(self._centre.median, ALIKE)
+        middle = self._centre.median
         low = self.near * middle if middle > ALIKE else 0.0
         high = self.far * middle
         if not evidence.counts:
@@ -177,7 +178,7 @@ class Consensus(Stage):
         far = self._far[worker]
         far.append(value > high or worker in self._bloc)
         guilty = out or sum(far) >= self.need
-        places = self.f - len(self._elsewhere - self._terms.serving) if guilty else 0
+        places = self.f - len(self._elsewhere.keys() - self._terms.serving) if guilty else 0
         if self._terms.serves(worker, guilty=guilty, places=places) or out or value < low:
             return Refusal("consensus", value, low, high)
         echo = self._share(worker)
@@ -191,12 +192,12 @@ class Consensus(Stage):
     def admit(self, evidence: Evidence) -> None:
         self._terms.admit()
         self._passed.discard(evidence.worker)
-        self._elsewhere.discard(evidence.worker)
+        self._elsewhere.pop(evidence.worker, None)
 
     def forget(self, worker: WorkerId) -> None:
-        for those in (self._passed, self._elsewhere, self._new, self._bloc):
+        for those in (self._passed, self._new, self._bloc):
             those.discard(worker)
-        for its in (self._far, self._weights, self._credits):
+        for its in (self._elsewhere, self._far, self._weights, self._credits):
             its.pop(worker, None)
         self._histories.forget(worker)
         self._terms.forget(worker)
@@ -206,9 +207,9 @@ class Consensus(Stage):
 
     def _listen(self, worker: WorkerId) -> None:
         """What became of this worker's last answer, if it passed here."""
-        if worker in self._passed:
-            self._passed.remove(worker)
-            self._elsewhere.add(worker)
+        if worker in self._passed or worker in self._elsewhere:
+            self._passed.discard(worker)
+            self._elsewhere[worker] = self._terms.now
 
     # --- the centre ---
 
@@ -221,6 +222,9 @@ class Consensus(Stage):
             self._move()
 
     def _move(self) -> None:
+        # Whoever is not heard of any more takes nobody's place.
+        for worker in [w for w, at in self._elsewhere.items() if self._terms.long_ago(at)]:
+            del self._elsewhere[worker]
         workers = self._sample()
         histories = self._histories.directions(workers)
         variances = np.array([self._histories.variance(worker) for worker in workers])
@@ -241,27 +245,32 @@ class Consensus(Stage):
         without = z - pulls
         squares = np.square(lengths(histories - without).astype(np.float64))
         own = self._own(squares, variances, weights)
-        values = np.sqrt(squares / _expected(variances, own))
+        expected = _expected(variances, own)
+        values = np.sqrt(squares / expected)
         # Again without those that are too near: they would draw the bounds in around themselves.
         kept = values >= self.near * weighted_median(values.tolist(), said)
-        middle = weighted_median(values[kept].tolist(), weights[kept].tolist())
-        near = np.flatnonzero(values <= self.out * max(middle, ALIKE))
-        expected = np.sqrt(_expected(variances, own)).astype(np.float32)
-        rows = histories[near] / expected[near, None]
+        middle = max(weighted_median(values[kept].tolist(), weights[kept].tolist()), ALIKE)
         self._bloc.difference_update(workers)
-        self._bloc.update(workers[near[at]] for at in self._together(rows, len(workers)))
+        inside = values <= self.out * middle
+        self._bloc.update(workers[at] for at in self._together(histories, expected, inside))
         others = dict(zip(workers, without, strict=True))
         self._centre = _Centre(z, others, own, middle)
         self._weights.update(zip(workers, said, strict=True))
 
-    def _together(self, rows: NDArray[np.float32], m: int) -> list[int]:
-        """The bloc among those of m who are not far out. Who is far out, or was refused elsewhere,
-        is of the f already; and whoever goes far alone would turn the axis away from the others.
+    def _together(
+        self, histories: NDArray[np.float32], expected: Numbers, inside: NDArray[np.bool]
+    ) -> list[int]:
+        """The bloc among those who are `inside`: not far out. Who is far out, or was refused
+        elsewhere, is of the f already; and whoever goes far alone would turn the axis away from the
+        others.
         """
-        left = self.f - len(self._elsewhere)
-        most = -(-left * m // self.n) - (m - len(rows))
+        who, left = np.flatnonzero(inside), self.f - len(self._elsewhere)
+        most = -(-left * inside.size // self.n) - (inside.size - who.size)
         least = max(2, (most + 1) // 2)
-        return bloc(rows, least, most, self.apart) if least <= most else []
+        if least > most:
+            return []
+        rows = histories[who] / np.sqrt(expected[who]).astype(np.float32)[:, None]
+        return [int(who[at]) for at in bloc(rows, least, most, self.apart)]
 
     def _own(self, squares: Numbers, variances: Numbers, weights: Numbers) -> float:
         """omega^2: the median of what squared distances are beyond noise, of all with two answers.
@@ -280,7 +289,7 @@ class Consensus(Stage):
         may be one liar's, come in different turns.
         """
         counted = self._histories.workers - self._new
-        workers = sorted(counted - self._elsewhere)
+        workers = sorted(counted - self._elsewhere.keys())
         if len(workers) < self.n - self.f:
             workers = sorted(counted)
         if len(workers) <= SAMPLE:
@@ -312,7 +321,7 @@ class Consensus(Stage):
             "terms": self._terms.state(),
             "far": [[worker, list(its)] for worker, its in self._far.items()],
             "passed": sorted(self._passed),
-            "elsewhere": sorted(self._elsewhere),
+            "elsewhere": [[worker, at] for worker, at in self._elsewhere.items()],
             "new": sorted(self._new),
             "bloc": sorted(self._bloc),
             "weights": [[worker, value] for worker, value in self._weights.items()],
@@ -327,7 +336,8 @@ class Consensus(Stage):
         self._terms.restore(state["terms"])
         for worker, its in state["far"]:
             self._far[worker].extend(its)
-        self._passed, self._elsewhere = set(state["passed"]), set(state["elsewhere"])
+        self._passed = set(state["passed"])
+        self._elsewhere = {worker: at for worker, at in state["elsewhere"]}
         self._new, self._bloc = set(state["new"]), set(state["bloc"])
         self._weights = {worker: value for worker, value in state["weights"]}
         self._credits = {worker: value for worker, value in state["credits"]}

@@ -56,6 +56,15 @@ class Terms(Stateful):
         record = self._records.get(worker)
         return record.strikes if record is not None else 0
 
+    @property
+    def now(self) -> int:
+        """Admissions of anybody."""
+        return self._admissions
+
+    def long_ago(self, then: int) -> bool:
+        """Whether `clean` rounds have gone by."""
+        return self._admissions - then >= self.n * self.clean
+
     def admit(self) -> None:
         """An answer of somebody was admitted."""
         self._admissions += 1
@@ -79,7 +88,7 @@ class Terms(Stateful):
                 record.until = now + self.n * self.term * 2 ** (strikes - 1)
                 self._serving.add(worker)
                 return True
-        elif record.strikes > 0 and now - record.since >= self.n * self.clean:
+        elif record.strikes > 0 and self.long_ago(record.since):
             record.strikes -= 1
             record.since = now
         return False

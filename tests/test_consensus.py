@@ -321,6 +321,22 @@ def test_who_is_refused_by_another_rule_takes_one_of_the_f_places_of_those_who_s
         crew.rounds(20)
 
 
+def test_who_was_refused_elsewhere_and_then_is_silent_takes_no_place_for_ever() -> None:
+    """Or three workers who were refused once, and left, would let all liars in."""
+    crew = Crew(Consensus(N, F, clean=10))
+    crew.rounds(10)
+    for worker in range(F):
+        for _ in range(2):
+            crew.says(worker, crew.honest(), refused_elsewhere=True)
+    used: list[bool] = []
+    for _ in range(60):
+        for worker in range(F, N):
+            g = crew.honest()
+            told = crew.says(worker, -g if worker in LIARS else g)
+            used += [told is None] * (worker in LIARS)
+    assert np.mean(used[-60:]) < 0.1
+
+
 # --- voices ---
 
 
