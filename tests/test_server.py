@@ -78,9 +78,10 @@ def answer(client: Client, g: np.ndarray[Any, np.dtype[np.float32]]) -> str:
 
 @contextlib.contextmanager
 def rogue(server: Server) -> Any:
-    """A raw peer."""
+    """A raw peer. It is of this process: what lay read in it would be taken for the server's."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as peer:
         peer.set(zmq.LINGER, 0)
+        peer.set(zmq.RCVHWM, 1)
         peer.connect(server.endpoint)
         yield peer
 
@@ -197,6 +198,7 @@ async def test_a_peer_that_never_reads_holds_up_nobody_and_little_memory() -> No
             g = np.ones(d, np.float32)
             assert await asyncio.to_thread(answer, client, g) == "admitted"
             assert all(len(messages) <= BACKLOG_MAX for messages in waiting.values())
+            assert server.relieved == 0
 
 
 @on_both_loops
