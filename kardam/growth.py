@@ -23,7 +23,7 @@ from kardam.state import State, Stateful
 # What the server keeps of a vector: the vector itself, or less (see lens).
 Trace = NDArray[np.floating[Any]]
 
-# Coordinates whose differences are in a core's own cache when they are squared.
+# Coordinates that are still in a core's own cache when they are read again.
 BLOCK = 65_536
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kardam.errors import UsageError
-from kardam.growth import distance, norm
+from kardam.growth import BLOCK, distance, norm
 from kardam.messages import Vector
 from kardam.optimizers import OPTIMIZERS, Optimizer
 from kardam.spec import build
@@ -108,6 +108,19 @@ def test_neither_the_old_model_nor_the_gradient_is_written_or_handed_back(text: 
         stepped(ours, new, g, 0.1)
         assert new.tobytes() == kept.tobytes()
         x = new
+
+
+@pytest.mark.parametrize("text", SPECS)
+def test_every_coordinate_moves_as_if_it_were_alone(text: str) -> None:
+    """However long a vector is, and so in however many blocks it is moved."""
+    long, short, picked = made(text), made(text), [0, BLOCK - 1, BLOCK, 2 * BLOCK, 2 * BLOCK + 6]
+    chance = np.random.default_rng(3)
+    x = chance.standard_normal(2 * BLOCK + 7).astype(np.float32)
+    few = x[picked]
+    for _ in range(3):
+        g = chance.standard_normal(x.size).astype(np.float32)
+        x, few = stepped(long, x, g, 0.1), stepped(short, few, g[picked], 0.1)
+        np.testing.assert_allclose(x[picked], few, rtol=1e-6)
 
 
 @pytest.mark.parametrize("text", SPECS)
