@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kardam.descent import Descent
 from kardam.errors import UsageError
 from kardam.growth import History, Trace, distance, norm
-from kardam.lens import MEMORIES, ROWS, RUN, Exact, Sketched, sketched
+from kardam.lens import AUTO, MEMORIES, ROWS, RUN, Exact, Sketched, sketched
 from kardam.messages import Gradient, Vector
 from kardam.recipe import Recipe
 from kardam.spec import build
@@ -73,6 +73,15 @@ def test_a_norm_has_the_stated_error_however_energy_is_piled(where: str, form: s
     assert (ratios**2).std() < 1.35 * math.sqrt(2 / K)
     # Eight times the error of a norm: nobody is blind, and nothing looks much longer than it is.
     assert np.abs(np.log(ratios)).max() < 8 / math.sqrt(2 * K)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("d", [K + 1, 3 * K + 5, AUTO + 1, RUN, RUN + 1])
+def test_a_norm_has_the_stated_error_however_short_the_vector_is(d: int, form: str) -> None:
+    v = FORMS[form](d, np.random.default_rng(0)).astype(np.float32)
+    squares = np.array([ratio(Sketched(d, K, secret), v) ** 2 for secret in range(60)])
+    assert abs(squares.mean() - 1) < 4 * math.sqrt(2 / K / len(squares))
+    assert squares.std() < 1.35 * math.sqrt(2 / K)
 
 
 @settings(max_examples=60)
@@ -191,10 +200,10 @@ def test_k_that_makes_no_sketch_is_an_error_with_the_range(k: int) -> None:
 @pytest.mark.parametrize(
     ("d", "secret", "compared", "kind"),
     [
-        (RUN, True, False, Exact),
-        (RUN + 1, True, False, Sketched),
-        (RUN + 1, False, False, Exact),
-        (RUN + 1, True, True, Exact),
+        (AUTO, True, False, Exact),
+        (AUTO + 1, True, False, Sketched),
+        (AUTO + 1, False, False, Exact),
+        (AUTO + 1, True, True, Exact),
     ],
 )
 def test_auto_sketches_what_is_long_unless_it_may_not(
