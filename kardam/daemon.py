@@ -283,16 +283,22 @@ def _environment(server: Server) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[asyncio.Future[Ending]]:
-    """SIGINT and SIGTERM: the first asks for an orderly end, a second one ends the process."""
+    """SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, a second one ends the process.
+
+    A SIGHUP that is ignored (nohup) stays so.
+    """
     loop = asyncio.get_running_loop()
     asked: asyncio.Future[Ending] = loop.create_future()
 
     def hear(number: signal.Signals, why: str) -> None:
         if asked.done():
             os._exit(128 + number)
+        _see_no_terminal_off()
         asked.set_result(Ending(why, 128 + number))
 
     heard = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        heard[signal.SIGHUP] = "its terminal is gone"
     for number, why in heard.items():
         loop.add_signal_handler(number, hear, number, why)
     try:
@@ -300,6 +306,15 @@ def interrupts() -> Iterator[asyncio.Future[Ending]]:
     finally:
         for number in heard:
             loop.remove_signal_handler(number)
+
+
+def _see_no_terminal_off() -> None:
+    """What is printed to a terminal that is gone is nobody's, and no error."""
+    for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def outward(endpoint: str) -> str:

@@ -90,6 +90,7 @@ EXIT_CODES = {
     7: "the run directory could not be written",
     8: "a replay came to something else than its recording",
     9: "a worker's process was killed",
+    129: "its terminal was closed (SIGHUP), after an orderly end",
     130: "interrupted (Ctrl-C), after an orderly end",
     143: "terminated (SIGTERM), after an orderly end",
 }

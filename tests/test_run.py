@@ -1,8 +1,10 @@
 """The main job, on real processes: whoever dies, it goes on or says why, and leaves no orphan."""
 
+import contextlib
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -10,7 +12,6 @@ import tempfile
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ SECONDS = 60  # every process here ends by itself within this, or is ended
 PAUSE = 0.02  # seconds between two looks at what other processes do
 
 
-@contextmanager
+@contextlib.contextmanager
 def started(*words: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
     """`kardam` with these words, ended when the block is."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -72,6 +73,14 @@ def lines(process: subprocess.Popen[str], wanted: str) -> re.Match[str]:
         if match := re.search(wanted, line):
             return match
     raise AssertionError(f"no line matched {wanted!r}")
+
+
+def watch(terminal: int, gone: threading.Event) -> None:
+    """Read what a terminal shows, and close it when it is to be gone."""
+    while not gone.is_set():
+        if select.select([terminal], [], [], PAUSE)[0]:
+            os.read(terminal, 4096)
+    os.close(terminal)
 
 
 def look(endpoint: str) -> Any:
@@ -356,6 +365,46 @@ def test_the_first_signal_ends_a_run_in_order_with_its_summary(
     assert (got, f"ended: {why}" in err) == (code, True)
     assert books["status"] == "ended"
     assert books["accuracy"] is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_whoever_loses_the_terminal_finds_the_run_kept_and_goes_on(
+    quiet: list[str], tmp_path: Path
+) -> None:
+    ours, theirs = os.openpty()
+    words = ["run", "--seconds", "60", "--seed", "1", "--out", str(tmp_path / "run"), *quiet]
+    # It leads a session, whose terminal this is.
+    begin = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    process = subprocess.Popen(
+        [sys.executable, "-c", begin + "os.execv(sys.argv[1], sys.argv[1:])", *KARDAM, *words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    os.close(theirs)
+    gone = threading.Event()
+    watcher = threading.Thread(target=watch, args=(ours, gone))
+    watcher.start()
+    try:
+        journal = tmp_path / "run" / "journal.jsonl"
+        until(lambda: journal.exists() and journal.stat().st_size > 10_000)
+        family = children(process.pid)
+        assert len(family) > 10
+        gone.set()
+        assert process.wait(timeout=SECONDS) == 129
+        until(lambda: not any(map(alive, family)))
+    finally:
+        gone.set()
+        watcher.join()
+        process.kill()
+        process.wait()
+    updates = json.loads((tmp_path / "run" / "summary.json").read_text())["updates"]
+    assert updates > 0
+    more = ["--updates", str(updates), "--json"]
+    code, books, err = kardam("run", "--resume", str(tmp_path / "run"), *more)
+    assert (code, books["updates"]) == (0, updates), err
 
 
 def test_a_second_signal_ends_it_at_once() -> None:

@@ -192,9 +192,11 @@ async def swarm(task: str, split: str, n: int, seed: int, liars: int = 0) -> Asy
     They are some of n workers, and `liars` of them share a board.
     """
     # The child looks for modules where we do, and not in whatever folder this is.
-    # Ctrl-C is heard by all of a terminal: the parent decides, from the first line on.
+    # Ctrl-C, and the end of a terminal, are heard by all of it: the parent decides, from the first
+    # line on.
     program = (
-        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "import signal; "
+        "[signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGHUP)]; "
         f"import sys; sys.path[:] = {sys.path!r}; from workers.lifeline import Lifeline; "
         "line = Lifeline(int(sys.argv[1])); from workers.nursery import main; main(line)"
     )
