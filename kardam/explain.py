@@ -46,6 +46,9 @@ WORDS = {
     "afl_guard": "it lay {value} from the server's own gradient, where {high} was taken",
 }
 
+# How much less than that of the others, as a share of it, a weight is when it is worth a word.
+LESS = 0.9
+
 # Of a rule that is not above.
 OTHERWISE = "the rule saw {value}, and takes {low} to {high}"
 
@@ -69,9 +72,10 @@ class Reason:
 @dataclass
 class Account:
     """One worker, or one key of several that had its place (`key` and `name` are empty where there
-    were none): how often it answered and was used, and the others on average; why it was
-    refused, most often first; and the terms it served, from the second of the first refusal that
-    tells of one to when it was used again (None: not before the journal ends).
+    were none): how often it answered and was used, and the others on average; with which weight
+    (medians, NaN of what was never used); why it was refused, most often first; and the terms it
+    served, from the second of the first refusal that tells of one to when it was used again (None:
+    not before the journal ends).
     """
 
     worker: int
@@ -82,6 +86,8 @@ class Account:
     admitted: int
     share: float
     others: float
+    weight: float
+    others_weight: float
     reasons: list[Reason]
     terms: list[tuple[float, float | None]]
 
@@ -97,6 +103,7 @@ class _Seen:
 
     delivered: int = 0
     admitted: int = 0
+    weights: list[float] = field(default_factory=list)
     seconds: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     numbers: dict[tuple[str, str], list[tuple[float, float, float]]] = field(
         default_factory=lambda: defaultdict(list)
@@ -108,6 +115,9 @@ class _Seen:
 # Whose a place was from this second on: seconds, worker, key, name.
 Holder = tuple[float, int, str, str]
 
+# Whom an account is of: worker, key, name.
+_Who = tuple[int, str, str]
+
 
 def accounts(
     journal: Iterable[Line], labels: Mapping[int, str], holders: Iterable[Holder] = ()
@@ -118,13 +128,14 @@ def accounts(
     turns: dict[int, list[Holder]] = defaultdict(list)
     for holder in sorted(holders, key=lambda holder: holder[0]):
         turns[holder[1]].append(holder)
-    seen: dict[tuple[int, str, str], _Seen] = defaultdict(_Seen)
+    seen: dict[_Who, _Seen] = defaultdict(_Seen)
     for line in journal:
         worker = int(line["worker"])
         turn = bisect_right(turns[worker], float(line["seconds"]), key=lambda holder: holder[0])
         _, _, key, name = turns[worker][turn - 1] if turn else (0.0, worker, "", "")
         _see(seen[worker, key, name], line)
     shares = {who: its.admitted / its.delivered for who, its in seen.items()}
+    weights = {who: statistics.median(its.weights) for who, its in seen.items() if its.weights}
     return [
         Account(
             worker=worker,
@@ -135,7 +146,9 @@ def accounts(
             delivered=its.delivered,
             admitted=its.admitted,
             share=shares[worker, key, name],
-            others=_mean(share for who, share in shares.items() if who != (worker, key, name)),
+            others=_of_others(shares, (worker, key, name)),
+            weight=weights.get((worker, key, name), math.nan),
+            others_weight=_of_others(weights, (worker, key, name)),
             reasons=sorted(_reasons(its), key=lambda reason: -reason.count),
             terms=its.terms,
         )
@@ -158,6 +171,8 @@ def _latest(turns: list[Holder]) -> str:
 def _see(its: _Seen, line: Line) -> None:
     its.delivered += 1
     its.admitted += bool(line["admitted"])
+    if line["admitted"]:
+        its.weights.append(float(line["weight"]))
     rule, seconds = str(line["rule"]), float(line["seconds"])
     value, low, high = (float(line.get(name, math.nan)) for name in ("value", "low", "high"))
     side = "" if line["admitted"] else _side(value, low, high)
@@ -191,9 +206,10 @@ def _reasons(its: _Seen) -> list[Reason]:
     return found
 
 
-def _mean(shares: Iterable[float]) -> float:
-    known = list(shares)
-    return statistics.fmean(known) if known else math.nan
+def _of_others(known: Mapping[_Who, float], who: _Who) -> float:
+    """The mean of what is known of all but one."""
+    others = [value for other, value in known.items() if other != who]
+    return statistics.fmean(others) if others else math.nan
 
 
 # --- in words ---
@@ -209,6 +225,12 @@ def sentences(account: Account) -> list[str]:
         f"{who} answered {account.delivered:,} times, and {_share(account.share)} of its work was"
         f" used{others}."
     ]
+    if account.weight < LESS * account.others_weight:
+        said.append(
+            f"What was used had a weight of {_number(account.weight)}, where that of the others had"
+            f" {_number(account.others_weight)} (medians): it was longer, staler, or of one who had"
+            " served more than one term."
+        )
     if not account.reasons:
         return [*said, "Nothing of it was refused."]
     said += [_sentence(reason) for reason in account.reasons]

@@ -55,6 +55,25 @@ def test_a_worker_is_told_by_which_rule_and_when_and_what_it_would_have_taken() 
     ]
 
 
+def test_a_worker_is_told_that_it_is_used_with_less_weight_than_others() -> None:
+    journal = [line(0, 0.5, weight=0.9), line(1, 0.5, weight=1.0), line(7, 0.5, weight=0.3)]
+    others, _, less = accounts(journal, {})
+    assert less.weight == 0.3
+    assert less.others_weight == pytest.approx(0.95)
+    assert sentences(less)[1] == (
+        "What was used had a weight of 0.3, where that of the others had 0.95 (medians): it was"
+        " longer, staler, or of one who had served more than one term."
+    )
+    assert "weight" not in " ".join(sentences(others))
+
+
+def test_what_was_never_used_has_no_weight() -> None:
+    (never, _) = accounts([line(0, 0.5, "clip"), line(1, 0.5, weight=1.0)], {})
+    assert math.isnan(never.weight)
+    assert never.facts()["weight"] is None
+    assert "weight" not in " ".join(sentences(never))
+
+
 def test_a_term_that_no_verdict_ends_goes_on() -> None:
     (_, liar) = accounts(JOURNAL[:-1], {})
     assert liar.terms == [(5.0, None)]
