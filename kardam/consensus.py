@@ -59,10 +59,10 @@ class Consensus(Stage):
     Directions, since late in a run gradients are many small ones that agree, and few large ones
     that do not: their mean is next to nothing, that of their directions is not.
 
-    Whoever is guilty serves a *term* (see terms). A worker that is too far now and then is not
-    refused for that: a refusal without a term leaves a liar at the edge, where the model rests
-    when it is just admitted; and an honest worker's data, once refused, is fit less, so that it
-    lies farther out still. `out` is refused even if f others serve.
+    Whoever is guilty serves a *term*, and is on parole after it (see terms). A worker that is too
+    far now and then is not refused for that: a refusal without a term leaves a liar at the edge,
+    where the model rests when it is just admitted; and an honest worker's data, once refused, is
+    fit less, so that it lies farther out still. `out` is refused even if f others serve.
 
     The centre z moves once per n verdicts (or SAMPLE, if that is less), by one step of centered
     clipping (Karimireddy, He, Jaggi, ICML 2021): the weighted mean of h_q - z, each clipped to
@@ -77,10 +77,6 @@ class Consensus(Stage):
 
     *Places.* No more than f serve at once, and whoever another rule refuses takes one: f are all
     that lie, so who is shut out for them is honest.
-
-    *Parole.* Between two terms a liar may do as much harm as it can before the next; so whoever was
-    convicted s > 1 times is used at 1/s, until that is forgiven. (Not the first time: an honest
-    worker's data must be fit again, or it would be far for ever.)
 
     *Voices.* A small multiple of a mean that colluders agree on lies nearer to any centre than an
     honest history, which is mostly noise, and three of them own the geometric median of ten. But
@@ -187,7 +183,7 @@ class Consensus(Stage):
         return echo
 
     def scale(self, evidence: Evidence) -> float:
-        return 1 / max(1, self._terms.strikes(evidence.worker))
+        return self._terms.weight(evidence.worker)
 
     def admit(self, evidence: Evidence) -> None:
         self._terms.admit()

@@ -10,28 +10,39 @@ from dataclasses import dataclass
 from kardam.messages import WorkerId
 from kardam.state import State, Stateful
 
-# A term of 2^20 is for ever.
+# How many times as long as the last a term is, and as the first at most.
+LONGER, LONGEST = 8, 16
+
+# However often a worker was convicted, so many times `clean` rounds forgive it.
 STRIKES_MAX = 20
 
 
 @dataclass(slots=True)
 class _Record:
-    """How often a worker was convicted, less what is forgiven; when the last of either was, and
-    when its term is over, in admissions of anybody.
+    """How often a worker was convicted, less what is forgiven; and in admissions of anybody, when
+    the last of either was, when its term is over, and when its parole after that.
     """
 
     strikes: int = 0
     since: int = 0
     until: int = 0
+    parole: int = 0
 
 
 class Terms(Stateful):
-    """A conviction costs `term` 2^(s-1) rounds, s being the strikes with this one; a strike is
-    forgiven for `clean` rounds without another. A round is n admissions, of anybody, so that no
+    """A conviction costs term min(8^(s-1), 16) rounds, s being the strikes with this one; a strike
+    is forgiven for `clean` rounds without another. A round is n admissions, of anybody, so that no
     flood makes it shorter.
 
     Without terms a liar lives at the edge: while it is refused, honest work undoes what it did, so
-    that it looks honest again, and the model rests where it is just admitted.
+    that it looks honest again, and the model rests where it is just admitted. Nothing shows a liar
+    while it is refused, so a term ends by itself; once free it pushes the model until it is seen,
+    for some 15 rounds, of which the second term and those after it are many times as long. None is
+    longer still, since an honest worker's data are not fit while it serves.
+
+    *Parole.* For `term` rounds after a term its worker's weight is 1/s: the harm of a lie that is
+    seen in time is less. No longer, since who counts for less does less harm, by which it would be
+    seen; nor the first time, since an honest worker's data must be fit again.
 
     No more than a number of places serve at once, those with the most strikes first: where they are
     f, n - f work on, whatever honest work looks like.
@@ -51,10 +62,12 @@ class Terms(Stateful):
         """Who does."""
         return self._serving
 
-    def strikes(self, worker: WorkerId) -> int:
-        """Of how many convictions it is not forgiven yet."""
+    def weight(self, worker: WorkerId) -> float:
+        """1/s on parole, s being the strikes that are not forgiven; else 1."""
         record = self._records.get(worker)
-        return record.strikes if record is not None else 0
+        if record is None or self._admissions >= record.parole:
+            return 1.0
+        return 1 / max(1, record.strikes)
 
     @property
     def now(self) -> int:
@@ -78,14 +91,13 @@ class Terms(Stateful):
         if worker in self._serving:
             if guilty or now < record.until:
                 return True
-            self._serving.remove(worker)
-            record.since = now
+            self._release(worker)
         elif guilty:
             strikes = min(record.strikes + 1, STRIKES_MAX)
             # Without a place there is no conviction: f others are to blame.
             if self._has_place_for(strikes, places):
                 record.strikes, record.since = strikes, now
-                record.until = now + self.n * self.term * 2 ** (strikes - 1)
+                record.until = now + self.n * self.term * min(LONGER ** (strikes - 1), LONGEST)
                 self._serving.add(worker)
                 return True
         elif record.strikes > 0 and self.long_ago(record.since):
@@ -104,8 +116,13 @@ class Terms(Stateful):
         freed = min(self._serving, key=lambda worker: (self._records[worker].strikes, worker))
         if self._records[freed].strikes >= strikes:
             return False
-        self._serving.remove(freed)
+        self._release(freed)
         return True
+
+    def _release(self, worker: WorkerId) -> None:
+        self._serving.remove(worker)
+        record, now = self._records[worker], self._admissions
+        record.since, record.parole = now, now + self.n * self.term
 
     def forget(self, worker: WorkerId) -> None:
         """This worker is no more."""
@@ -115,7 +132,8 @@ class Terms(Stateful):
     def state(self) -> State:
         return {
             "records": [
-                [worker, its.strikes, its.since, its.until] for worker, its in self._records.items()
+                [worker, its.strikes, its.since, its.until, its.parole]
+                for worker, its in self._records.items()
             ],
             "serving": sorted(self._serving),
             "admissions": self._admissions,

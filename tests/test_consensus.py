@@ -187,12 +187,40 @@ class Yard:
         return next(rounds for rounds in range(1, 1000) if worker in self.round())
 
 
-def test_each_conviction_costs_a_term_twice_as_long_as_the_last() -> None:
+def test_each_conviction_costs_a_term_eight_times_as_long_as_the_last_up_to_sixteen() -> None:
     yard = Yard(Terms(N, term=4, clean=1000))
-    for term in (4, 8, 16):
+    for term in (4, 32, 64, 64):
         assert N - 1 not in yard.round(guilty=[N - 1])
         # Of ten workers nine are admitted in a round.
         assert term < yard.rounds_until_free(N - 1) <= 1.2 * term + 1
+
+
+@pytest.mark.parametrize(
+    ("seen_after", "least", "most"), [(1, 0.0, 0.05), (15, 0.0, 0.2), (120, 0.9, 1.0)]
+)
+def test_whoever_is_seen_again_soon_after_each_term_is_soon_hardly_free_and_others_nearly_always(
+    seen_after: int, least: float, most: float
+) -> None:
+    """A liar is seen after some 15 rounds, an honest worker after `clean` rounds or never."""
+    yard = Yard(Terms(N, term=10, clean=100))
+    free = [True]
+    for _ in range(300):
+        guilty = len(free) >= seen_after and all(free[-seen_after:])
+        free.append(N - 1 in yard.round(guilty=[N - 1] if guilty else []))
+    assert least <= np.mean(free) <= most
+
+
+def test_a_term_and_the_strikes_before_it_outlive_the_process() -> None:
+    before, after = (Yard(Terms(N, term=4, clean=1000)) for _ in range(2))
+    for _ in range(2):
+        before.round(guilty=[0])
+        rounds = before.rounds_until_free(0)
+    before.round(guilty=[0])
+    after.terms.restore(before.terms.state())
+    assert after.rounds_until_free(0) == before.rounds_until_free(0) > 1.5 * rounds
+    paroled = Terms(N, term=4, clean=1000)
+    paroled.restore(before.terms.state())
+    assert paroled.weight(0) == before.terms.weight(0) == 1 / 3
 
 
 def test_a_flood_makes_no_term_shorter() -> None:
@@ -207,7 +235,7 @@ def test_a_term_that_ends_while_its_worker_is_guilty_goes_on_until_it_is_not() -
         assert 0 not in yard.round(guilty=[0])
     assert 0 in yard.round()
     yard.round(guilty=[0])
-    assert 8 < yard.rounds_until_free(0) <= 11  # the second, and no more than that
+    assert 32 < yard.rounds_until_free(0) <= 38  # the second, and no more than that
 
 
 def test_strikes_are_forgiven_for_rounds_without_another() -> None:
@@ -219,26 +247,30 @@ def test_strikes_are_forgiven_for_rounds_without_another() -> None:
             yard.round()
 
 
-def test_whoever_is_convicted_again_is_used_at_one_over_its_strikes_until_they_are_forgiven() -> (
-    None
-):
-    crew = Crew(Consensus(N, F, beta=0.0, out=1.2, far=1.2, term=2, clean=10))
-    worker, used = N - 1, []
+def test_whoever_was_convicted_again_weighs_one_over_its_strikes_for_a_while_afterwards() -> None:
+    yard = Yard(Terms(N, term=4, clean=1000))
+    assert yard.terms.weight(0) == 1.0
+    for strikes in (1, 2, 3):
+        yard.round(guilty=[0])
+        yard.rounds_until_free(0)
+        # It was free again when the first of four rounds began.
+        weights = [yard.terms.weight(0)]
+        for _ in range(5):
+            assert 0 in yard.round()
+            weights.append(yard.terms.weight(0))
+        assert weights == [1 / strikes] * 3 + [1.0] * 3
+        assert yard.terms.weight(1) == 1.0
+
+
+def test_the_weight_is_what_an_admitted_gradient_is_scaled_by() -> None:
+    crew = Crew(Consensus(N, F, beta=0.0, out=1.2, far=1.2, term=2, clean=100))
     crew.rounds(20)
-
-    def scale() -> float:
-        return crew.stage.scale(evidence(worker))
-
-    for _ in range(3):
-        crew.stage._terms.serves(worker, guilty=True, places=F)
-        used.append(scale())
-        while crew.stage._terms.serves(worker, guilty=False, places=F):
-            crew.stage._terms.admit()
-    assert used == [1.0, 1 / 2, 1 / 3]
-    for _ in range(30 * N):
-        crew.stage._terms.admit()
-        crew.stage._terms.serves(worker, guilty=False, places=F)
-    assert scale() == 1.0
+    terms = crew.stage._terms
+    for _ in range(2):
+        terms.serves(0, guilty=True, places=F)
+        while terms.serves(0, guilty=False, places=F):
+            terms.admit()
+    assert [crew.stage.scale(evidence(worker)) for worker in (0, 1)] == [1 / 2, 1.0]
 
 
 @given(st.lists(st.sets(st.integers(0, N - 1)), max_size=60))
@@ -262,9 +294,11 @@ def test_where_there_is_no_place_nobody_serves() -> None:
 
 def test_guilt_without_a_place_is_no_strike() -> None:
     """Or a bad hour among f who are refused elsewhere would cost an honest worker the run."""
-    terms = Terms(N, term=4, clean=1000)
-    assert not any(terms.serves(0, guilty=True, places=0) for _ in range(1000))
-    assert terms.strikes(0) == 0
+    yard = Yard(Terms(N, term=4, clean=1000), places=0)
+    assert not any(yard.serves(0, guilty=True) for _ in range(1000))
+    yard.places = F
+    yard.round(guilty=[0])
+    assert yard.rounds_until_free(0) <= 6  # the first term
 
 
 def test_where_terms_are_of_no_rounds_nobody_serves() -> None:
