@@ -29,6 +29,7 @@ from typing import NoReturn
 import click
 
 from kardam import __version__
+from kardam.daemon import hush
 from kardam.errors import EXIT_CODES, KardamError, Unwritable
 from kardam.help import Ordered
 from kardam.spec import blamed
@@ -103,7 +104,7 @@ def _unprinted(error: Exception) -> Unwritable | None:
     if frame.f_globals["__name__"].partition(".")[0] not in ("click", "rich"):
         return None
     # Nor is there any room for what Python would print at the end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    hush(1)
     return Unwritable(f"standard output: {error.strerror}")
 
 

@@ -298,7 +298,7 @@ def interrupts() -> Iterator[asyncio.Future[Ending]]:
     def hear(number: signal.Signals, why: str) -> None:
         if asked.done():
             os._exit(128 + number)
-        _see_no_terminal_off()
+        _hush_what_is_gone()
         asked.set_result(Ending(why, 128 + number))
 
     heard = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -313,13 +313,20 @@ def interrupts() -> Iterator[asyncio.Future[Ending]]:
             loop.remove_signal_handler(number)
 
 
-def _see_no_terminal_off() -> None:
+def _hush_what_is_gone() -> None:
     """What is printed to a terminal that is gone is nobody's, and no error."""
-    for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
+    for descriptor in (1, 2):
         try:
             os.write(descriptor, b"")
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+            hush(descriptor)
+
+
+def hush(descriptor: int) -> None:
+    """What is printed there from now on is thrown away."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def outward(endpoint: str) -> str:

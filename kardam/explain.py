@@ -102,7 +102,7 @@ class _Seen:
     """What the journal says of one worker."""
 
     delivered: int = 0
-    admitted: int = 0
+    # Of all that was used.
     weights: list[float] = field(default_factory=list)
     seconds: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     numbers: dict[tuple[str, str], list[tuple[float, float, float]]] = field(
@@ -134,7 +134,7 @@ def accounts(
         turn = bisect_right(turns[worker], float(line["seconds"]), key=lambda holder: holder[0])
         _, _, key, name = turns[worker][turn - 1] if turn else (0.0, worker, "", "")
         _see(seen[worker, key, name], line)
-    shares = {who: its.admitted / its.delivered for who, its in seen.items()}
+    shares = {who: len(its.weights) / its.delivered for who, its in seen.items()}
     weights = {who: statistics.median(its.weights) for who, its in seen.items() if its.weights}
     return [
         Account(
@@ -144,7 +144,7 @@ def accounts(
             # What is known of it is of who has the place now.
             label=labels.get(worker, "") if key == _latest(turns[worker]) else "",
             delivered=its.delivered,
-            admitted=its.admitted,
+            admitted=len(its.weights),
             share=shares[worker, key, name],
             others=_of_others(shares, (worker, key, name)),
             weight=weights.get((worker, key, name), math.nan),
@@ -170,13 +170,12 @@ def _latest(turns: list[Holder]) -> str:
 
 def _see(its: _Seen, line: Line) -> None:
     its.delivered += 1
-    its.admitted += bool(line["admitted"])
-    if line["admitted"]:
-        its.weights.append(float(line["weight"]))
     rule, seconds = str(line["rule"]), float(line["seconds"])
     value, low, high = (float(line.get(name, math.nan)) for name in ("value", "low", "high"))
     side = "" if line["admitted"] else _side(value, low, high)
-    if not line["admitted"]:
+    if line["admitted"]:
+        its.weights.append(float(line["weight"]))
+    else:
         its.seconds[rule, side].append(seconds)
         if "value" in line:
             its.numbers[rule, side].append((value, low, high))

@@ -214,6 +214,11 @@ class Sketched:
         return {"secret": self._secret, "kind": KIND}
 
     def restore(self, state: State) -> None:
+        if "secret" not in state:
+            raise UsageError(
+                "--memory: expected sketches, got vectors as they are, which an earlier kardam kept"
+                f" up to d = {RUN:,}; resume with that"
+            )
         if state.get("kind") != KIND:
             raise UsageError(
                 f"--memory: expected sketches of kind {KIND}, got those of another kardam,"

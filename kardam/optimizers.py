@@ -38,8 +38,8 @@ class Optimizer(Stateful):
     def step(self, x: Vector, g: Vector, gamma: float, out: Vector) -> Vector:
         """The next model, of shape (d,), in `out`, which nobody else has. Called once an update.
 
-        Block by block, so that what one pass leaves in the cache is there for the next: of d = 10^6
-        a fifth less time for SGD, and a third for Adam.
+        Block by block, so that what one pass leaves in the cache is there for the next: an eighth
+        less time for SGD and a fifth for Adam at d = 10^6, and a third for Adam at 10^7.
         """
         self._begin(x.size)
         for start in range(0, x.size, BLOCK):
@@ -178,11 +178,11 @@ class Adam(Optimizer):
         return {"moments": moments, "updates": self._updates}
 
     def restore(self, state: State) -> None:
-        self._updates = state["updates"]
         self._moments = None
         if state["moments"] is not None:
             m, v = state["moments"]
             self._moments = m.copy(), v.copy()
+        self._updates = state["updates"]
 
 
 def _coupled(g: Vector, x: Vector, decay: float) -> Vector:

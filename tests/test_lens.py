@@ -173,6 +173,11 @@ def test_a_sketch_of_another_kind_is_refused_and_not_compared() -> None:
         LENSES[0].restore(of_before)
 
 
+def test_vectors_that_an_earlier_kardam_kept_as_they_are_are_refused_and_not_compared() -> None:
+    with pytest.raises(UsageError, match=r"--memory: expected sketches, got vectors as they are"):
+        LENSES[0].restore(Exact().state())
+
+
 def test_what_was_looked_at_before_leaves_nothing_in_a_sketch() -> None:
     v, lens = piled("everything", "noise"), Sketched(D, K, 1)
     lens.look(piled("everything", "heavy-tailed"))

@@ -196,7 +196,8 @@ async def swarm(task: str, split: str, n: int, seed: int, liars: int = 0) -> Asy
     # line on.
     program = (
         "import signal; "
-        "[signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGHUP)]; "
+        "signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN); "
         f"import sys; sys.path[:] = {sys.path!r}; from workers.lifeline import Lifeline; "
         "line = Lifeline(int(sys.argv[1])); from workers.nursery import main; main(line)"
     )
