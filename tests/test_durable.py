@@ -176,8 +176,12 @@ class Seen(NamedTuple):
     models: dict[int, str]
 
 
-def work(endpoint: str, seen: Seen, seed: int, ending: threading.Event) -> None:
-    """Answer until it is over, through every restart."""
+def work(
+    endpoint: str, seen: Seen, seed: int, ending: threading.Event, together: threading.Barrier
+) -> None:
+    """Answer until it is over, through every restart; and leave together: with fewer than n - f
+    there, nobody is lent the model that the last one waits for.
+    """
     chance = np.random.default_rng(seed)
     token = enrol(endpoint, "", False, SECONDS).token
     with Client(endpoint, "worker", token=token, patience=SECONDS) as client:
@@ -188,16 +192,17 @@ def work(endpoint: str, seen: Seen, seed: int, ending: threading.Event) -> None:
             try:
                 judged, lease = client.exchange(Gradient(0, lease.ticket, g))
             except Halted:
-                return
+                break
             seen.verdicts[fingerprint(g)] = judged.admitted
+        together.wait(SECONDS)
 
 
 @contextmanager
 def at_work(endpoint: str, count: int) -> Iterator[list[Seen]]:
-    ending = threading.Event()
+    ending, together = threading.Event(), threading.Barrier(count)
     seen = [Seen({}, {}) for _ in range(count)]
     threads = [
-        threading.Thread(target=work, args=(endpoint, its, seed, ending))
+        threading.Thread(target=work, args=(endpoint, its, seed, ending, together))
         for seed, its in enumerate(seen)
     ]
     for thread in threads:
