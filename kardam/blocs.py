@@ -1,4 +1,5 @@
-"""Who stands together, apart from all others: rows at one end of where they differ most.
+"""Who stands together, apart from all others: rows at one end of where they differ most, or that
+point the same way.
 
 Never in here: who they are, or whether to stand apart is a fault.
 """
@@ -57,3 +58,29 @@ def _clearest(ranked: Sequence[float], least: int, most: int) -> tuple[float, in
             if t - ranked[0] < gap:
                 found = max(found, (gap / max(deviation, TINY), k))
     return found
+
+
+def cliques(rows: NDArray[np.float32], least: int, most: int, margin: float) -> list[int]:
+    """The indices of all of n rows that are in a set of `least` to `most` which point more alike
+    than any of them does like another:
+
+        min of cos(p, q), both in it  >  max of cos(p, r), r not in it,  +  margin
+
+    However long they are, and wherever all the others point. Requires 2 <= least, most < n.
+    """
+    found: set[int] = set()
+    if least > most:
+        return []
+    units = rows / np.maximum(np.sqrt(np.vecdot(rows, rows)), TINY)[:, np.newaxis]
+    cosines = units @ units.T
+    np.fill_diagonal(cosines, np.inf)
+    # Itself first. Of a clique of k, each has the k - 1 others next, and then nobody for long.
+    nearest = np.argsort(-cosines, axis=1)
+    ranked = np.take_along_axis(cosines, nearest, axis=1)
+    gaps = ranked[:, least - 1 : most] - ranked[:, least : most + 1]
+    for row, more in np.argwhere(gaps > margin).tolist():
+        inside = np.zeros(len(rows), np.bool)
+        inside[nearest[row, : least + more]] = True
+        if cosines[inside][:, inside].min() > cosines[inside][:, ~inside].max() + margin:
+            found.update(np.flatnonzero(inside).tolist())
+    return sorted(found)

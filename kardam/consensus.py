@@ -5,13 +5,15 @@ Never in here: the newest gradient alone, which is mostly noise; or what a worke
 
 import math
 from collections import defaultdict, deque
+from collections.abc import Set
+from itertools import compress
 from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kardam.blocs import bloc
+from kardam.blocs import bloc, cliques
 from kardam.growth import Evidence, distance
 from kardam.histories import Histories
 from kardam.messages import Refusal, Vector, WorkerId
@@ -49,12 +51,15 @@ class Consensus(Stage):
 
     A history h_p is the average *direction* of one worker's latest gradients (see histories), over
     what it would be expected to differ by: its noise v_p, and what honest workers have of their own
-    in their data, omega^2, the median of what their squared distances are beyond noise.
+    in their data, omega^2, the median of what their squared distances are beyond noise. What
+    another rule refuses for what it says is not in it: a liar who knows that rule could send honest
+    work whenever it would refuse his lie, and be known by that.
 
         D_p = ||h_p - z_(-p)|| / sqrt(omega^2 + (1 - omega^2) v_p)
         too near    D_p < near median
         too far     D_p > far median,    or p is of a bloc
-        guilty      D_p > out median,    or `need` of the latest `span` answers were too far
+        guilty      D_p > out median,    or `need` of the latest `span` answers were too far;
+                    of whom is convicted, what another rule refuses for what it says is too far
 
     Directions, since late in a run gradients are many small ones that agree, and few large ones
     that do not: their mean is next to nothing, that of their directions is not.
@@ -73,7 +78,9 @@ class Consensus(Stage):
     is no farther from the centre than honest workers are who have little in common. But those who
     push stand together, at one end of the axis along which histories differ most (see blocs): f/2
     to f of them, since fewer do little, and more do not lie; two at least, for whoever is alone may
-    be honest, with data that nobody else has.
+    be honest, with data that nobody else has. Or else they point the same way, where honest
+    workers' data are so unlike that nobody else does: f/2 to f of them, and three at least, since
+    two honest workers may well have like data.
 
     *Places.* No more than f serve at once, and whoever another rule refuses takes one: f are all
     that lie, so who is shut out for them is honest.
@@ -84,14 +91,14 @@ class Consensus(Stage):
     the median distance to the nearest neighbour share one voice: in the centre, in all medians, and
     in admissions, where of w answers one is used (`echo`).
 
-    *Listening.* Who passes here, but is not admitted for another reason, is left out of the centre
-    and of the medians until it is; unless that left fewer than n - f.
+    *Refused elsewhere.* Who passes here, but is refused by another rule, is left out of the centre
+    and of the medians until it is admitted; unless that left fewer than n - f.
 
     What it can not see: lies smaller than how honest histories differ, which shift what is applied
     by less than that; that f/2 or more honest workers who stand together have data of their own,
     and do not lie, nor does who stands where a liar has joined him; and more than f liars.
 
-    Costs O(d) a verdict; per m = min(n, SAMPLE) verdicts a pass over m histories and, for the axis,
+    Costs O(d) a verdict; per m = min(n, SAMPLE) verdicts a pass over m histories and, for blocs,
     O(m^2 d + m^3); d numbers a worker, where d is what the memory keeps of a gradient.
     """
 
@@ -104,6 +111,7 @@ class Consensus(Stage):
         out: float = 2.3,
         near: float = 0.55,
         apart: float = 1.2,
+        alike: float = 0.35,
         echo: float = 0.5,
         need: int = 8,
         span: int = 25,
@@ -116,13 +124,16 @@ class Consensus(Stage):
             )
         if not apart > 0:
             raise ValueError(f"expected apart > 0, got {apart}")
+        if not alike > 0:
+            raise ValueError(f"expected alike > 0, got {alike}")
         if not 0 <= echo < 1:
             raise ValueError(f"expected 0 <= echo < 1, got {echo}")
         if not 1 <= need <= span:
             raise ValueError(f"expected 1 <= need <= span, got need={need}, span={span}")
         self.n, self.f = n, f
         self.far, self.out, self.near = far, out, near
-        self.apart, self.echo, self.need = apart, echo, need
+        self.apart, self.alike = apart, alike
+        self.echo, self.need = echo, need
         self._histories = Histories(beta)
         self._terms = Terms(n, term, clean)
         self._centre: _Centre | None = None
@@ -133,9 +144,9 @@ class Consensus(Stage):
         # Verdicts since the last move, and how many workers' turns there were.
         self._since = 0
         self._turns = 0
-        # Whose last answer passed here, not admitted so far; and who was found so an answer later,
-        # with the admissions when it answered last.
-        self._passed: set[WorkerId] = set()
+        # Whether the answer that was judged last passed here.
+        self._passed = False
+        # Who is refused elsewhere, with the admissions when it answered last.
         self._elsewhere: dict[WorkerId, int] = {}
         # Whose history is remembered, and does not count yet.
         self._new: set[WorkerId] = set()
@@ -149,9 +160,11 @@ class Consensus(Stage):
 
     def judge(self, evidence: Evidence) -> Refusal | None:
         worker = evidence.worker
+        self._passed = False
         if not evidence.norm < math.inf:
             return Refusal("unmeasured")
-        self._listen(worker)
+        if worker in self._elsewhere:
+            self._elsewhere[worker] = self._terms.now
         self._histories.remember(evidence)
         if evidence.counts:
             self._new.discard(worker)
@@ -178,8 +191,7 @@ class Consensus(Stage):
         if self._terms.serves(worker, guilty=guilty, places=places) or out or value < low:
             return Refusal("consensus", value, low, high)
         echo = self._share(worker)
-        if echo is None:
-            self._passed.add(worker)
+        self._passed = echo is None
         return echo
 
     def scale(self, evidence: Evidence) -> float:
@@ -187,11 +199,21 @@ class Consensus(Stage):
 
     def admit(self, evidence: Evidence) -> None:
         self._terms.admit()
-        self._passed.discard(evidence.worker)
         self._elsewhere.pop(evidence.worker, None)
 
+    def refuse(self, evidence: Evidence, refusal: Refusal) -> None:
+        worker = evidence.worker
+        if not self._passed:
+            return
+        self._elsewhere[worker] = self._terms.now
+        if refusal.for_content:
+            self._histories.take_back()
+            self._far[worker].pop()
+            if self._terms.convicted(worker):
+                self._far[worker].append(True)
+
     def forget(self, worker: WorkerId) -> None:
-        for those in (self._passed, self._new, self._bloc):
+        for those in (self._new, self._bloc):
             those.discard(worker)
         for its in (self._elsewhere, self._far, self._weights, self._credits):
             its.pop(worker, None)
@@ -201,13 +223,12 @@ class Consensus(Stage):
             # What it pulled the centre to is undone by the next moves, as all that was.
             self._centre.without.pop(worker, None)
 
-    def _listen(self, worker: WorkerId) -> None:
-        """What became of this worker's last answer, if it passed here."""
-        if worker in self._passed or worker in self._elsewhere:
-            self._passed.discard(worker)
-            self._elsewhere[worker] = self._terms.now
-
     # --- the centre ---
+
+    @property
+    def _counted(self) -> Set[WorkerId]:
+        """Who has answered, and is not new."""
+        return self._histories.workers - self._new
 
     def _turn(self) -> None:
         """One more verdict; the centre moves once in so many."""
@@ -221,8 +242,13 @@ class Consensus(Stage):
         # Whoever is not heard of any more takes nobody's place.
         for worker in [w for w, at in self._elsewhere.items() if self._terms.long_ago(at)]:
             del self._elsewhere[worker]
-        workers = self._sample()
-        histories = self._histories.directions(workers)
+        crowd = self._sample()
+        rows = self._histories.directions(crowd)
+        heard = np.array([worker not in self._elsewhere for worker in crowd])
+        if len(self._counted - self._elsewhere.keys()) < self.n - self.f:
+            heard[:] = True
+        workers = list(compress(crowd, heard))
+        histories = rows[heard]
         variances = np.array([self._histories.variance(worker) for worker in workers])
         z = self._centre.z if self._centre is not None else np.median(histories, axis=0)
         pulls = histories - z
@@ -246,9 +272,10 @@ class Consensus(Stage):
         # Again without those that are too near: they would draw the bounds in around themselves.
         kept = values >= self.near * weighted_median(values.tolist(), said)
         middle = max(weighted_median(values[kept].tolist(), weights[kept].tolist()), ALIKE)
-        self._bloc.difference_update(workers)
         inside = values <= self.out * middle
+        self._bloc.difference_update(crowd)
         self._bloc.update(workers[at] for at in self._together(histories, expected, inside))
+        self._bloc.update(crowd[at] for at in self._alike(rows))
         others = dict(zip(workers, without, strict=True))
         self._centre = _Centre(z, others, own, middle)
         self._weights.update(zip(workers, said, strict=True))
@@ -268,6 +295,13 @@ class Consensus(Stage):
         rows = histories[who] / np.sqrt(expected[who]).astype(np.float32)[:, None]
         return [int(who[at]) for at in bloc(rows, least, most, self.apart)]
 
+    def _alike(self, rows: NDArray[np.float32]) -> list[int]:
+        """The blocs of those who point the same way: of all, since whoever is refused elsewhere now
+        and then is one of them.
+        """
+        most = -(-self.f * len(rows) // self.n)
+        return cliques(rows, max(3, (most + 1) // 2), most, self.alike)
+
     def _own(self, squares: Numbers, variances: Numbers, weights: Numbers) -> float:
         """omega^2: the median of what squared distances are beyond noise, of all with two answers.
         While fewer than n - f have them, it is all there is: their noise is not told from it yet.
@@ -284,10 +318,7 @@ class Consensus(Stage):
         """The next SAMPLE of those who have answered, each as often as any other. Neighbours, who
         may be one liar's, come in different turns.
         """
-        counted = self._histories.workers - self._new
-        workers = sorted(counted - self._elsewhere.keys())
-        if len(workers) < self.n - self.f:
-            workers = sorted(counted)
+        workers = sorted(self._counted)
         if len(workers) <= SAMPLE:
             return workers
         strides = -(-len(workers) // SAMPLE)
@@ -316,7 +347,6 @@ class Consensus(Stage):
             "histories": self._histories.state(),
             "terms": self._terms.state(),
             "far": [[worker, list(its)] for worker, its in self._far.items()],
-            "passed": sorted(self._passed),
             "elsewhere": [[worker, at] for worker, at in self._elsewhere.items()],
             "new": sorted(self._new),
             "bloc": sorted(self._bloc),
@@ -332,7 +362,6 @@ class Consensus(Stage):
         self._terms.restore(state["terms"])
         for worker, its in state["far"]:
             self._far[worker].extend(its)
-        self._passed = set(state["passed"])
         self._elsewhere = {worker: at for worker, at in state["elsewhere"]}
         self._new, self._bloc = set(state["new"]), set(state["bloc"])
         self._weights = {worker: value for worker, value in state["weights"]}

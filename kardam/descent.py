@@ -242,6 +242,7 @@ class Descent(Stateful):
         if refusal is None:
             refusal = self.gathering.refuse(gradient.worker, evidence.staleness)
         if refusal is not None:
+            self.filter.refuse(evidence, refusal)
             return self._verdict(gradient, refusal, loan, evidence, dampening=dampening)
         weight = dampening * self.filter.scale(evidence)
         self.filter.admit(evidence)

@@ -118,7 +118,7 @@ class Growth(Stage):
     def judge(self, evidence: Evidence) -> Refusal | None:
         change = evidence.change
         if change is None:
-            return Refusal("unmeasured")
+            return Refusal("unmeasured", for_content=False)
         latest = self._latest[evidence.worker]
         growth = change.difference / change.displacement**self.exponent
         latest.append(growth if growth < math.inf else math.inf)
@@ -185,7 +185,7 @@ class Frequency(Stage):
 
     def judge(self, evidence: Evidence) -> Refusal | None:
         owned = self._owners.count(evidence.worker)
-        return Refusal("frequency", owned, 0, 0) if owned else None
+        return Refusal("frequency", owned, 0, 0, False) if owned else None
 
     def admit(self, evidence: Evidence) -> None:
         self._owners.append(evidence.worker)
@@ -265,7 +265,7 @@ class ServerGrowth(Stage):
         if evidence.change is not None and evidence.counts:
             self.growths[evidence.worker] = evidence.change.growth
         if self._previous is None or not self.ready:
-            return Refusal("unmeasured")
+            return Refusal("unmeasured", for_content=False)
         g, x = self._previous
         moved = distance(evidence.now, x)
         growth = distance(evidence.g, g) / moved if moved > 0 else math.inf

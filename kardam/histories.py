@@ -39,16 +39,30 @@ class Histories(Stateful):
             raise ValueError(f"expected 0 <= beta < 1, got {beta}")
         self.beta = beta
         self._sums: dict[WorkerId, _Sums] = {}
+        # Whose answer was remembered last, and what there was of its worker before.
+        self._latest: tuple[WorkerId, _Sums | None] | None = None
 
     def remember(self, evidence: Evidence) -> None:
         weight = (1 - self.beta) / evidence.norm if evidence.norm > SHORT else 0.0
         # float64 would change nothing but the memory it takes.
         direction = np.float32(weight) * evidence.g
         answers = 1
-        if (before := self._sums.get(evidence.worker)) is not None:
+        before = self._sums.get(evidence.worker)
+        self._latest = evidence.worker, before
+        if before is not None:
             direction += np.float32(self.beta) * before.directions
             answers += before.answers
         self._sums[evidence.worker] = _Sums(direction, answers)
+
+    def take_back(self) -> None:
+        """What was remembered last is as if it had never come."""
+        assert self._latest is not None  # once for each that is remembered
+        worker, before = self._latest
+        self._latest = None
+        if before is not None:
+            self._sums[worker] = before
+        else:
+            del self._sums[worker]
 
     def direction(self, worker: WorkerId) -> Vector:
         """h_p, as long as its directions agree: between 0 and 1. Not to be written."""

@@ -95,12 +95,15 @@ UNASKED = "unasked"
 
 
 class Refusal(NamedTuple):
-    """Which rule refused, what it saw, and what it would have taken: `low <= value <= high`."""
+    """Which rule refused, what it saw, and what it would have taken: `low <= value <= high`; and
+    whether it was for what the gradient says, or for when it came and what was known then.
+    """
 
     rule: str
     value: float = float("nan")
     low: float = float("nan")
     high: float = float("nan")
+    for_content: bool = True
 
 
 class Verdict(NamedTuple):

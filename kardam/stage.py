@@ -1,7 +1,7 @@
 """What a filter is: a rule over evidence, and a chain of rules, which is a rule.
 
-A stage has two memories: it may learn from all that it *judges*, and from what is *admitted*. Never
-in here: a rule of its own, or the name of one.
+A stage may learn from all that it *judges*, and from what becomes of it. Never in here: a rule of
+its own, or the name of one.
 """
 
 import math
@@ -70,6 +70,11 @@ class Stage(Stateful):
     def admit(self, evidence: Evidence) -> None:
         """Told of each gradient that all stages admitted."""
 
+    def refuse(self, evidence: Evidence, refusal: Refusal) -> None:
+        """Told of each that was refused after start-up, and why: by the first stage that did, or by
+        the gathering.
+        """
+
     def forget(self, worker: WorkerId) -> None:
         """This worker is no more; who will be called so is another, and has shown nothing."""
 
@@ -117,6 +122,10 @@ class Chain(Stage):
     def admit(self, evidence: Evidence) -> None:
         for stage in self.stages:
             stage.admit(evidence)
+
+    def refuse(self, evidence: Evidence, refusal: Refusal) -> None:
+        for stage in self.stages:
+            stage.refuse(evidence, refusal)
 
     def forget(self, worker: WorkerId) -> None:
         for stage in self.stages:

@@ -69,6 +69,11 @@ class Terms(Stateful):
             return 1.0
         return 1 / max(1, record.strikes)
 
+    def convicted(self, worker: WorkerId) -> bool:
+        """Whether it was, and not all of that is forgiven."""
+        record = self._records.get(worker)
+        return record is not None and record.strikes > 0
+
     @property
     def now(self) -> int:
         """Admissions of anybody."""

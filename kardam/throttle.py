@@ -39,7 +39,7 @@ class Throttle(Stage):
         # Whoever was never admitted is not in the ranks, and owns none.
         ranked = self._owned.largest(self.f + 1) if len(self._owned) > self.f else 0.0
         most = self.factor * ranked + 2
-        return None if owned < most else Refusal("throttle", owned, 0, most)
+        return None if owned < most else Refusal("throttle", owned, 0, most, False)
 
     def admit(self, evidence: Evidence) -> None:
         full = len(self._owners) == self._owners.maxlen

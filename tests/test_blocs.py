@@ -8,20 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kardam.blocs import bloc
+from kardam.blocs import bloc, cliques
 from kardam.consensus import SAMPLE, Consensus
 from tests.test_consensus import HONEST, LIARS, MEAN, Crew, F, N, shares
 
 D = 40
 APART = 1.2
+ALIKE = 0.35
 
 Rows = NDArray[np.float32]
 
 
-def crowd(seed: int, n: int = N) -> Rows:
+def crowd(seed: int, n: int = N, d: int = D) -> Rows:
     """Rows of expected length 1 that have nothing in common."""
-    rows: Rows = np.random.default_rng(seed).standard_normal((n, D), np.float32)
-    rows /= np.sqrt(np.float32(D))
+    rows: Rows = np.random.default_rng(seed).standard_normal((n, d), np.float32)
+    rows /= np.sqrt(np.float32(d))
     return rows
 
 
@@ -97,13 +98,95 @@ def test_rows_that_are_all_the_same_have_none() -> None:
     assert bloc(np.ones((N, D), np.float32), 2, F, APART) == []
 
 
+# --- who point the same way ---
+
+
+def alike(rows: Rows, least: int, most: int, margin: float) -> set[int]:
+    """By the definition: of all sets of that many."""
+    found = set[int]()
+    units = rows / np.linalg.norm(rows, axis=1)[:, None]
+    for k in range(least, most + 1):
+        for those in combinations(range(len(rows)), k):
+            others = [p for p in range(len(rows)) if p not in those]
+            within = min(float(units[p] @ units[q]) for p, q in combinations(those, 2))
+            between = max(float(units[p] @ units[q]) for p in those for q in others)
+            if within > between + margin:
+                found |= set(those)
+    return found
+
+
+def leaning(rows: Rows, who: list[int], by: float) -> Rows:
+    """Those made alike: each with so much of one direction that nobody else has."""
+    moved = rows.copy()
+    moved[who] += np.float32(by) * crowd(99, n=1)
+    return moved
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sets(st.integers(0, 8), max_size=4),
+    st.floats(0.0, 4.0),
+    st.integers(2, 3),
+)
+def test_cliques_are_all_sets_that_are_more_alike_than_like_another(
+    seed: int, who: set[int], by: float, least: int
+) -> None:
+    rows = leaning(crowd(seed, n=9), sorted(who), by)
+    assert set(cliques(rows, least, 4, ALIKE)) == alike(rows, least, 4, ALIKE)
+
+
+def test_of_two_cliques_both_are_found() -> None:
+    rows = crowd(5)
+    rows[:3] += 4 * crowd(98, n=1)
+    rows[7:] += 4 * crowd(97, n=1)
+    assert cliques(rows, 3, 3, ALIKE) == [0, 1, 2, 7, 8, 9]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_point_the_same_way_are_found_however_long_they_are(seed: int) -> None:
+    rows = leaning(crowd(seed), [1, 5, 6], 3.0)
+    lengths = np.random.default_rng(seed).uniform(1e-3, 1e3, N).astype(np.float32)
+    assert cliques(rows * lengths[:, None], 3, 3, ALIKE) == [1, 5, 6]
+
+
+def test_rows_of_no_length_point_nowhere() -> None:
+    rows = leaning(crowd(2), [1, 5, 6], 3.0)
+    rows[7:] = 0
+    assert cliques(rows, 3, 3, ALIKE) == [1, 5, 6]
+    assert cliques(np.zeros((N, D), np.float32), 3, 3, ALIKE) == []
+
+
+def test_where_f_is_less_than_three_there_is_none() -> None:
+    assert cliques(leaning(crowd(1), [1, 2], 9.0), 3, 2, ALIKE) == []
+
+
 # --- what consensus makes of it ---
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_lean_the_same_way_are_refused_where_honest_workers_have_little_in_common(
+    seed: int,
+) -> None:
+    """No distance shows them: each honest worker's own data take it as far."""
+    own = 3 * crowd(seed + 50, d=MEAN.size)
+    lean = 3 * crowd(seed + 90, n=1, d=MEAN.size)[0]
+    for alike, refused in ((ALIKE, True), (9.0, False)):
+        crew = Crew(Consensus(N, F, out=1e9, far=1e9, apart=1e9, echo=0.0, alike=alike), seed)
+        used: list[tuple[bool, bool]] = []
+        for _ in range(100):
+            for worker in range(N):
+                noise = 0.3 * crew.chance.standard_normal(MEAN.size).astype(np.float32)
+                mine = lean + own[worker] / 2 if worker in LIARS else own[worker]
+                used.append((worker in LIARS, crew.says(worker, mine + noise) is None))
+        late = used[20 * N :]
+        assert (np.mean([told for lies, told in late if lies]) < 0.1) == refused
+        assert np.mean([told for lies, told in late if not lies]) > 0.95
 
 
 def test_who_stand_together_against_the_others_are_refused_however_near_they_lie() -> None:
     """Of a mean that is small beside what is everybody's own, distances show nothing."""
     crew = Crew(Consensus(N, F, out=1e9, far=1e9))
-    blind = Crew(Consensus(N, F, out=1e9, far=1e9, apart=1e9))
+    blind = Crew(Consensus(N, F, out=1e9, far=1e9, apart=1e9, alike=9.0))
     for told, refused in ((crew, True), (blind, False)):
         said = told.rounds(100, lies=-1.0)
         assert (shares(said, LIARS, since=20) < 0.1) == refused

@@ -35,10 +35,13 @@ class Crew:
     def honest(self) -> Vector:
         return MEAN + self.chance.standard_normal(D).astype(np.float32)
 
-    def says(self, worker: int, g: Vector, *, refused_elsewhere: bool = False) -> Refusal | None:
+    def says(self, worker: int, g: Vector, elsewhere: Refusal | None = None) -> Refusal | None:
+        """What the stage says of it; `elsewhere` being what another rule does."""
         shown = evidence(worker, norm=float(np.linalg.norm(g)))._replace(g=g)
         refusal = self.stage.judge(shown)
-        if refusal is None and not refused_elsewhere:
+        if (first := elsewhere or refusal) is not None:
+            self.stage.refuse(shown, first)
+        else:
             self.stage.admit(shown)
         return refusal
 
@@ -59,6 +62,9 @@ def shares(said: dict[int, list[bool]], workers: range, since: int = 0) -> float
 
 
 HONEST, LIARS = range(N - F), range(N - F, N)
+
+# What other rules say: of what was sent, and of when.
+LONG, OFTEN = Refusal("growth", 9.0, 0.0, 5.0), Refusal("throttle", 9, 0, 5, False)
 
 
 # --- liveness ---
@@ -314,6 +320,71 @@ def test_terms_say_what_they_expect(term: int, clean: int) -> None:
 # --- who is listened to ---
 
 
+def lies_used(refusal: Refusal, fillers: int, seed: int) -> float:
+    """The share of late lies that is used, of liars who send so much honest work after each, which
+    another rule refuses.
+    """
+    crew = Crew(Consensus(N, F), seed)
+    used: list[bool] = []
+    for turn in range(100):
+        for worker in HONEST:
+            crew.says(worker, crew.honest())
+        for worker in LIARS:
+            told = crew.says(worker, -crew.honest())
+            used += [told is None] * (turn >= 20)
+            for _ in range(fillers):
+                crew.says(worker, crew.honest(), refusal)
+    return float(np.mean(used))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nobody_is_known_by_what_another_rule_refuses_for_what_it_says(seed: int) -> None:
+    """Or who knows that rule would look honest at no cost."""
+    assert lies_used(LONG, 0, seed) < 0.1
+    assert lies_used(LONG, 3, seed) < 0.1
+    assert lies_used(OFTEN, 3, seed) > 0.9
+
+
+def test_what_comes_too_often_shows_what_its_worker_is_like() -> None:
+    """A flood is found out by all of it, not by the part that is admitted."""
+    crew = Crew(Consensus(N, F))
+    for _ in range(30):
+        for worker in HONEST:
+            crew.says(worker, crew.honest())
+    for _ in range(30):
+        crew.says(N - 1, -crew.honest(), OFTEN)
+    assert N - 1 in crew.stage._terms.serving
+
+
+def test_who_was_convicted_has_no_free_tries() -> None:
+    """What another rule refuses for what it says is one too far then, and nothing before."""
+    crew = Crew(Consensus(N, F))
+    for _ in range(30):
+        for worker in range(N):
+            crew.says(worker, crew.honest(), LONG if worker == N - 1 else None)
+    assert not crew.stage._terms.serving
+    first = crew.rounds(200, lies=-1.0)
+    assert shares(first, LIARS, since=20) < 0.1
+    strikes = {worker: record.strikes for worker, record in crew.stage._terms._records.items()}
+    while crew.stage._terms.serving & {N - 1}:
+        for worker in range(N):
+            crew.says(worker, crew.honest())
+    for _ in range(25):
+        crew.says(N - 1, crew.honest(), LONG)
+    assert crew.stage._terms.serving & {N - 1}
+    assert crew.stage._terms._records[N - 1].strikes == strikes[N - 1] + 1
+
+
+def test_a_first_answer_that_another_rule_refuses_is_as_if_it_had_never_come() -> None:
+    crew = Crew(Consensus(N, F))
+    for _ in range(20):
+        for worker in range(N - 1):
+            crew.says(worker, crew.honest())
+    for _ in range(20):
+        crew.says(N - 1, -crew.honest(), LONG)
+    assert crew.says(N - 1, crew.honest()) is None
+
+
 def test_noise_that_another_rule_refuses_does_not_draw_in_the_bounds() -> None:
     """Isotropic noise averages out better than honest gradients do, which have few directions."""
     few = np.linalg.qr(np.random.default_rng(1).standard_normal((D, 4)))[0].T.astype(np.float32)
@@ -326,7 +397,7 @@ def test_noise_that_another_rule_refuses_does_not_draw_in_the_bounds() -> None:
                 crew.says(worker, own)
             for worker in LIARS:
                 noise = crew.chance.standard_normal(D).astype(np.float32)
-                crew.says(worker, noise, refused_elsewhere=elsewhere)
+                crew.says(worker, noise, LONG if elsewhere else None)
         assert crew.stage._centre is not None
         return crew.stage._centre.own
 
@@ -350,7 +421,7 @@ def test_who_is_refused_by_another_rule_takes_one_of_the_f_places_of_those_who_s
     for elsewhere, serves in ((F - 1, True), (F, False)):
         for _ in range(2):
             for worker in range(N - 1):
-                crew.says(worker, crew.honest(), refused_elsewhere=worker < elsewhere)
+                crew.says(worker, crew.honest(), OFTEN if worker < elsewhere else None)
         assert (crew.says(N - 1, -10 * MEAN) is not None) == serves
         crew.rounds(20)
 
@@ -361,7 +432,7 @@ def test_who_was_refused_elsewhere_and_then_is_silent_takes_no_place_for_ever() 
     crew.rounds(10)
     for worker in range(F):
         for _ in range(2):
-            crew.says(worker, crew.honest(), refused_elsewhere=True)
+            crew.says(worker, crew.honest(), LONG)
     used: list[bool] = []
     for _ in range(60):
         for worker in range(F, N):

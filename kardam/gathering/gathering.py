@@ -90,7 +90,7 @@ class Buffered(Gathering):
         self._gathered: dict[WorkerId, Vector] = {}
 
     def refuse(self, worker: WorkerId, staleness: int) -> Refusal | None:
-        return Refusal("twice", 1, 0, 0) if worker in self._gathered else None
+        return Refusal("twice", 1, 0, 0, False) if worker in self._gathered else None
 
     def add(self, worker: WorkerId, g: Vector, weight: float) -> Vector | None:
         self._gathered[worker] = weighted(g, weight)
@@ -116,7 +116,7 @@ class Synchronous(Buffered):
 
     def refuse(self, worker: WorkerId, staleness: int) -> Refusal | None:
         if staleness > 0:
-            return Refusal("late", staleness, 0, 0)
+            return Refusal("late", staleness, 0, 0, False)
         return super().refuse(worker, staleness)
 
 
