@@ -111,7 +111,7 @@ class Consensus(Stage):
         out: float = 2.3,
         near: float = 0.55,
         apart: float = 1.2,
-        alike: float = 0.35,
+        alike: float = 0.45,
         echo: float = 0.5,
         need: int = 8,
         span: int = 25,
@@ -230,6 +230,11 @@ class Consensus(Stage):
         """Who has answered, and is not new."""
         return self._histories.workers - self._new
 
+    @property
+    def _missing(self) -> int:
+        """How many of n there are beside them."""
+        return max(self.n - len(self._counted), 0)
+
     def _turn(self) -> None:
         """One more verdict; the centre moves once in so many."""
         self._since += 1
@@ -283,11 +288,11 @@ class Consensus(Stage):
     def _together(
         self, histories: NDArray[np.float32], expected: Numbers, inside: NDArray[np.bool]
     ) -> list[int]:
-        """The bloc among those who are `inside`: not far out. Who is far out, or was refused
-        elsewhere, is of the f already; and whoever goes far alone would turn the axis away from the
-        others.
+        """The bloc among those who are `inside`: not far out. Who is far out, was refused
+        elsewhere, or says nothing, is of the f already; and whoever goes far alone would turn the
+        axis away from the others.
         """
-        who, left = np.flatnonzero(inside), self.f - len(self._elsewhere)
+        who, left = np.flatnonzero(inside), self.f - len(self._elsewhere) - self._missing
         most = -(-left * inside.size // self.n) - (inside.size - who.size)
         least = max(2, (most + 1) // 2)
         if least > most:
@@ -299,7 +304,7 @@ class Consensus(Stage):
         """The blocs of those who point the same way: of all, since whoever is refused elsewhere now
         and then is one of them.
         """
-        most = -(-self.f * len(rows) // self.n)
+        most = -(-(self.f - self._missing) * len(rows) // self.n)
         return cliques(rows, max(3, (most + 1) // 2), most, self.alike)
 
     def _own(self, squares: Numbers, variances: Numbers, weights: Numbers) -> float:

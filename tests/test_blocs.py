@@ -14,7 +14,7 @@ from tests.test_consensus import HONEST, LIARS, MEAN, Crew, F, N, shares
 
 D = 40
 APART = 1.2
-ALIKE = 0.35
+ALIKE = 0.45
 
 Rows = NDArray[np.float32]
 
@@ -176,7 +176,7 @@ def test_who_lean_the_same_way_are_refused_where_honest_workers_have_little_in_c
         for _ in range(100):
             for worker in range(N):
                 noise = 0.3 * crew.chance.standard_normal(MEAN.size).astype(np.float32)
-                mine = lean + own[worker] / 2 if worker in LIARS else own[worker]
+                mine = lean + own[worker] / 4 if worker in LIARS else own[worker]
                 used.append((worker in LIARS, crew.says(worker, mine + noise) is None))
         late = used[20 * N :]
         assert (np.mean([told for lies, told in late if lies]) < 0.1) == refused

@@ -258,6 +258,17 @@ def test_the_default_stays_near_its_attack_free_run(attack: str, points: float) 
     assert share(honest) >= 0.85
 
 
+@pytest.mark.slow
+def test_where_honest_data_differ_liars_who_ask_the_filter_slow_a_run_and_do_not_end_it() -> None:
+    """With each worker's history made of all that it sent, this ended at chance."""
+    run = world(3000, byzantine=3, attack="adaptive", split="dirichlet:alpha=0.5")
+    liars = [v for v in run.verdicts if v.worker in run.liars]
+    print(f"\naccuracy {run.accuracy:.3f}, liars admitted {share(liars):.2f}")
+    assert run.accuracy > 0.7
+    assert share(liars) < 0.4
+    assert share(run.honest) > 0.85
+
+
 @pytest.mark.parametrize(("attack", "seen"), cases({a: its[:2] for a, its in FALLS.items()}))
 def test_middle_is_known_to_lose_to_liars_who_grow_like_honest_workers(
     attack: str, seen: tuple[float, float]

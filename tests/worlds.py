@@ -64,10 +64,16 @@ def windows(verdicts: list[Verdict], size: int) -> Iterator[list[Verdict]]:
 
 
 def world(
-    arrivals: int, *, n: int = 10, seed: int = 0, recipe: dict[str, Any] | None = None, **who: Any
+    arrivals: int,
+    *,
+    n: int = 10,
+    seed: int = 0,
+    recipe: dict[str, Any] | None = None,
+    split: str = "iid",
+    **who: Any,
 ) -> World:
     """Run so many arrivals. `recipe` as for Recipe.of; the rest as for crew."""
     descent = Recipe.of(n=n, **(recipe or {})).descent(start(seed), chance=secrets(seed))
     members = crew(n=n, seed=seed, **{"latency": LATENCY, **who})
-    run = simulate(descent, hire(members, network(), seed))
+    run = simulate(descent, hire(members, network(), seed, split))
     return World(descent, members, [verdict for _, verdict in islice(run, arrivals)])
