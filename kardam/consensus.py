@@ -146,7 +146,7 @@ class Consensus(Stage):
         self._turns = 0
         # Whether the answer that was judged last passed here.
         self._passed = False
-        # Who is refused elsewhere, with the admissions when it answered last.
+        # Who is refused elsewhere, with the admissions when it was last.
         self._elsewhere: dict[WorkerId, int] = {}
         # Whose history is remembered, and does not count yet.
         self._new: set[WorkerId] = set()
@@ -163,8 +163,6 @@ class Consensus(Stage):
         self._passed = False
         if not evidence.norm < math.inf:
             return Refusal("unmeasured")
-        if worker in self._elsewhere:
-            self._elsewhere[worker] = self._terms.now
         self._histories.remember(evidence)
         if evidence.counts:
             self._new.discard(worker)

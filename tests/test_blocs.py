@@ -193,6 +193,19 @@ def test_who_stand_together_against_the_others_are_refused_however_near_they_lie
         assert shares(said, HONEST, since=20) > 0.95
 
 
+@pytest.mark.parametrize(("apart", "alike"), [(APART, 9.0), (1e9, ALIKE)])
+def test_where_f_say_nothing_three_with_like_data_are_honest(apart: float, alike: float) -> None:
+    """Who is missing is of the f already, so that nobody who answers is."""
+    crew = Crew(Consensus(N, F, apart=apart, alike=alike))
+    lean = crowd(7, n=1, d=MEAN.size)[0] * np.float32(np.linalg.norm(MEAN))
+    used: list[bool] = []
+    for _ in range(100):
+        for worker in HONEST:
+            push = np.float32(1.1 if worker < 3 else -0.8)
+            used.append(crew.says(worker, crew.honest() + push * lean) is None)
+    assert np.mean(used[20 * len(HONEST) :]) > 0.95
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_liar_who_goes_far_out_alone_hides_those_who_push(seed: int) -> None:
     """He would turn the axis away from them, and is refused himself."""

@@ -375,6 +375,16 @@ def test_who_was_convicted_has_no_free_tries() -> None:
     assert crew.stage._terms._records[N - 1].strikes == strikes[N - 1] + 1
 
 
+def test_what_another_rule_refuses_for_what_it_says_convicts_nobody() -> None:
+    crew = Crew(Consensus(N, F, beta=0.0, far=1.2, out=1e9, need=2, apart=1e9, alike=9.0), seed=1)
+    crew.rounds(20)
+    for _ in range(10):
+        for worker in range(N):
+            lies = worker == N - 1
+            crew.says(worker, -10 * MEAN if lies else crew.honest(), LONG if lies else None)
+    assert N - 1 not in crew.stage._terms.serving
+
+
 def test_a_first_answer_that_another_rule_refuses_is_as_if_it_had_never_come() -> None:
     crew = Crew(Consensus(N, F))
     for _ in range(20):
