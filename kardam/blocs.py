@@ -71,8 +71,9 @@ def cliques(rows: NDArray[np.float32], least: int, most: int, margin: float) -> 
     found: set[int] = set()
     if least > most:
         return []
-    units = rows / np.maximum(np.sqrt(np.vecdot(rows, rows)), TINY)[:, np.newaxis]
-    cosines = units @ units.T
+    products = rows @ rows.T
+    lengths = np.sqrt(np.maximum(np.diagonal(products), TINY))
+    cosines = products / np.outer(lengths, lengths)
     np.fill_diagonal(cosines, np.inf)
     # Itself first. Of a clique of k, each has the k - 1 others next, and then nobody for long.
     nearest = np.argsort(-cosines, axis=1)
