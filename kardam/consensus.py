@@ -25,6 +25,10 @@ from kardam.voices import lengths, voices, weighted_median
 # Of how many histories the centre is made at once. Of more workers, these take turns.
 SAMPLE = 256
 
+# Once in how many verdicts it moves at most, however few workers there are: of four it would be
+# half of what a verdict costs.
+SELDOM = 10
+
 # What is divided by at least.
 TINY = np.finfo(np.float32).tiny
 
@@ -69,10 +73,10 @@ class Consensus(Stage):
     where the model rests when it is just admitted; and an honest worker's data, once refused, is
     fit less, so that it lies farther out still. `out` is refused even if f others serve.
 
-    The centre z moves once per n verdicts (or SAMPLE, if that is less), by one step of centered
-    clipping (Karimireddy, He, Jaggi, ICML 2021): the weighted mean of h_q - z, each clipped to
-    their median length. z_(-p) is that mean without p's part, so that nobody holds the centre by
-    himself.
+    The centre z moves once per n verdicts (or SAMPLE, if that is less; or SELDOM, if that is more),
+    by one step of centered clipping (Karimireddy, He, Jaggi, ICML 2021): the weighted mean of
+    h_q - z, each clipped to their median length. z_(-p) is that mean without p's part, so that
+    nobody holds the centre by himself.
 
     *Blocs.* A model that is pushed by some and pulled by all others rests between them, where each
     is no farther from the centre than honest workers are who have little in common. But those who
@@ -237,7 +241,9 @@ class Consensus(Stage):
         """One more verdict; the centre moves once in so many."""
         self._since += 1
         known = len(self._histories) - len(self._new)
-        if self._since >= min(self.n, SAMPLE) and known >= self.n - self.f:
+        first = self._centre is None
+        due = min(self.n if first else max(self.n, SELDOM), SAMPLE)
+        if self._since >= due and known >= self.n - self.f:
             self._since = 0
             self._move()
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kardam.consensus import SAMPLE, Consensus
+from kardam.consensus import SAMPLE, SELDOM, Consensus
 from kardam.messages import Refusal, Vector
 from kardam.terms import Terms
 from kardam.throttle import Throttle
@@ -412,6 +412,22 @@ def test_noise_that_another_rule_refuses_does_not_draw_in_the_bounds() -> None:
         return crew.stage._centre.own
 
     assert bounds(elsewhere=True) > 1.1 * bounds(elsewhere=False)
+
+
+@pytest.mark.parametrize(("n", "once_in"), [(4, SELDOM), (N, N), (40, 40), (2 * SAMPLE, SAMPLE)])
+def test_the_centre_moves_once_in_so_many_verdicts_and_first_after_one_of_everybody(
+    n: int, once_in: int
+) -> None:
+    stage = Consensus(n, (n - 1) // 3)
+    crew = Crew(stage)
+    seen: list[int] = []
+    for verdict in range(1, 3 * max(n, once_in) + 1):
+        before = stage._centre
+        crew.says(verdict % n, crew.honest())
+        seen += [verdict] * (stage._centre is not before)
+    assert np.diff(seen).tolist() == [once_in] * (len(seen) - 1)
+    assert len(seen) >= 3
+    assert seen[0] <= n
 
 
 def test_of_many_workers_each_takes_its_turn_and_neighbours_come_apart() -> None:
