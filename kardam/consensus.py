@@ -115,7 +115,7 @@ class Consensus(Stage):
         out: float = 2.3,
         near: float = 0.55,
         apart: float = 1.2,
-        alike: float = 0.45,
+        alike: float = 0.4,
         echo: float = 0.5,
         need: int = 8,
         span: int = 25,

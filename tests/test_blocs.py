@@ -14,7 +14,7 @@ from tests.test_consensus import HONEST, LIARS, MEAN, Crew, F, N, shares
 
 D = 40
 APART = 1.2
-ALIKE = 0.45
+ALIKE = 0.4
 
 Rows = NDArray[np.float32]
 
