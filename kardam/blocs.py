@@ -68,9 +68,9 @@ def cliques(rows: NDArray[np.float32], least: int, most: int, margin: float) -> 
 
     However long they are, and wherever all the others point. Requires 2 <= least, most < n.
     """
-    found: set[int] = set()
     if least > most:
         return []
+    found: set[int] = set()
     products = rows @ rows.T
     lengths = np.sqrt(np.maximum(np.diagonal(products), TINY))
     cosines = products / np.outer(lengths, lengths)

@@ -5,7 +5,6 @@ Never in here: the newest gradient alone, which is mostly noise; or what a worke
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Set
 from itertools import compress
 from statistics import median
 from typing import Any, NamedTuple
@@ -228,22 +227,21 @@ class Consensus(Stage):
     # --- the centre ---
 
     @property
-    def _counted(self) -> Set[WorkerId]:
-        """Who has answered, and is not new."""
-        return self._histories.workers - self._new
+    def _known(self) -> int:
+        """How many have answered, and are not new."""
+        return len(self._histories) - len(self._new)
 
     @property
     def _missing(self) -> int:
         """How many of n there are beside them."""
-        return max(self.n - len(self._counted), 0)
+        return max(self.n - self._known, 0)
 
     def _turn(self) -> None:
         """One more verdict; the centre moves once in so many."""
         self._since += 1
-        known = len(self._histories) - len(self._new)
         first = self._centre is None
         due = min(self.n if first else max(self.n, SELDOM), SAMPLE)
-        if self._since >= due and known >= self.n - self.f:
+        if self._since >= due and self._known >= self.n - self.f:
             self._since = 0
             self._move()
 
@@ -254,7 +252,7 @@ class Consensus(Stage):
         crowd = self._sample()
         rows = self._histories.directions(crowd)
         heard = np.array([worker not in self._elsewhere for worker in crowd])
-        if len(self._counted - self._elsewhere.keys()) < self.n - self.f:
+        if self._known - len(self._elsewhere) < self.n - self.f:
             heard[:] = True
         workers = list(compress(crowd, heard))
         histories = rows[heard]
@@ -327,7 +325,7 @@ class Consensus(Stage):
         """The next SAMPLE of those who have answered, each as often as any other. Neighbours, who
         may be one liar's, come in different turns.
         """
-        workers = sorted(self._counted)
+        workers = sorted(self._histories.workers - self._new)
         if len(workers) <= SAMPLE:
             return workers
         strides = -(-len(workers) // SAMPLE)
