@@ -78,7 +78,7 @@ def enrol(
     with zmq.Context() as context:
         line = Line(context, check_endpoint(endpoint), keys)
         try:
-            line.socket.send_multipart(encode(Enrol(PROTOCOL, __version__, label, byzantine)))
+            line.say(encode(Enrol(PROTOCOL, __version__, label, byzantine)))
             until = time.monotonic() + patience
             while not line.socket.poll(int(1000 * TICK)):
                 if (failure := line.failure()) is not None:

@@ -4,6 +4,7 @@ words.
 Never in here: what is said on it.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import zmq
@@ -89,6 +90,13 @@ class Line:
             self.socket.set(zmq.CURVE_SECRETKEY, bytes.fromhex(keys.secret))
         self._monitor = self.socket.get_monitor_socket(SUCCEEDED | REFUSED | MISMATCH | HUNG_UP)
         self.socket.connect(endpoint)
+
+    def say(self, message: Sequence[Bytes]) -> None:
+        """The first words. They wait for the handshake; where that has failed already nothing takes
+        them, and `failure` says why.
+        """
+        with contextlib.suppress(zmq.Again):
+            send(self.socket, message)
 
     def failure(self) -> KardamError | None:
         """Why no handshake will ever succeed, where that is known by now."""

@@ -27,6 +27,7 @@ from kardam.gate import (
 )
 from kardam.keys import Keys
 from kardam.kits import Folder, new_pair
+from kardam.line import Line
 from kardam.messages import Hello, Pull, Role
 from kardam.protocol import CHUNK_BYTES, PROTOCOL, encode
 from kardam.ring import Entry, Key
@@ -133,6 +134,26 @@ async def test_who_has_no_key_or_another_servers_or_needs_none_is_told_so() -> N
         # It may hang up before it has said what it speaks.
         with pytest.raises((Denied, Unreachable), match=r"speaks without keys|has another key"):
             await asyncio.to_thread(client.__enter__)
+
+
+@on_both_loops
+async def test_who_is_refused_before_it_has_said_a_word_is_told_so_too() -> None:
+    class Slow(Line):
+        """It is held up for as long as a handshake takes to fail."""
+
+        def __init__(self, *rest: Any) -> None:
+            super().__init__(*rest)
+            self.wait(10.0)
+            while self.socket.poll(0, zmq.POLLOUT):
+                pass
+
+    async with lodge() as it:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            pytest.raises(Denied, match="takes nobody without a key"),
+        ):
+            patch.setattr("kardam.client.Line", Slow)
+            await asyncio.to_thread(enrol, it.server.endpoint, "", False, 10.0)
 
 
 @on_both_loops

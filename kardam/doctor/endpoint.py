@@ -126,7 +126,7 @@ def _version(endpoint: str, keys: Keys | None) -> Finding:
     role: Role = "operator" if keys is None else "evaluator"
     hello = Hello(PROTOCOL, __version__, role, "", "doctor", byzantine=False, holds=())
     with zmq.Context() as context, closing(Line(context, endpoint, keys)) as line:
-        line.socket.send_multipart(encode(hello))
+        line.say(encode(hello))
         try:
             answer = None
             if line.socket.poll(int(1000 * PATIENCE)):
