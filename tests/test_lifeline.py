@@ -2,14 +2,19 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from kardam.errors import EXIT_CODES
 from kardam.keys import Pass
+from tests.test_run import alive, until
 from workers.crew import Member
 from workers.swarm import Fate, swarm
 
@@ -81,8 +86,14 @@ def test_a_killed_workers_command_has_a_code_that_is_told(code: int, meant: int)
     assert meant in EXIT_CODES
 
 
+def on(loop: str, play: Callable[[], Coroutine[Any, Any, dict[str, Fate]]]) -> dict[str, Fate]:
+    run = asyncio.run if loop == "asyncio" else uvloop.run
+    return run(play())
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_who_waits_for_the_children_of_a_nursery_that_was_killed_hears_that_they_are_no_more(
-    caplog: pytest.LogCaptureFixture,
+    loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def play() -> dict[str, Fate]:
         asked = asyncio.get_running_loop().create_future()
@@ -96,6 +107,62 @@ def test_who_waits_for_the_children_of_a_nursery_that_was_killed_hears_that_they
             return hands.deaths
 
     died = Fate(1, "its nursery died")
-    assert asyncio.run(play()) == {"0": died, "1": died}
+    assert on(loop, play) == {"0": died, "1": died}
     (word,) = caplog.messages
     assert "the nursery died" in word
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_children_of_a_nursery_that_was_killed_die_with_it_at_work_too(
+    loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play() -> dict[str, Fate]:
+        asked = asyncio.get_running_loop().create_future()
+        async with asyncio.timeout(60), swarm("synthetic:d=10", "iid", 2, seed=0) as hands:
+            await hands.opening()
+            for index in range(2):
+                hands.work(Member(index), "tcp://127.0.0.1:1", Pass("token"), patience=60.0)
+            while len(hands.pids) < 2:
+                hands.changed.clear()
+                await hands.changed.wait()
+            orphans = list(hands.pids.values())
+            hands._process.kill()
+            await hands.idle(asked)
+            until(lambda: not any(map(alive, orphans)))
+            return hands.deaths
+
+    died = Fate(1, "its nursery died")
+    assert on(loop, play) == {"0": died, "1": died}
+    assert "the nursery died" in caplog.text
+
+
+FORKING = """
+import os, signal
+from pathlib import Path
+from workers.tasks import load_task
+
+def task():
+    if (pid := os.fork()) == 0:
+        signal.pause()
+    Path("pid").write_text(str(pid))
+    return load_task("synthetic:d=10", 0)
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_an_end_waits_for_nobody_whom_a_task_forked_while_it_was_loaded(
+    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "forking.py").write_text(FORKING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    async def play() -> dict[str, Fate]:
+        async with asyncio.timeout(60), swarm("forking:task", "iid", 2, seed=0) as hands:
+            await hands.opening()
+        return hands.deaths
+
+    assert on(loop, play) == {}
+    orphan = int(Path("pid").read_text())
+    assert alive(orphan)
+    os.kill(orphan, signal.SIGKILL)

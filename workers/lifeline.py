@@ -16,11 +16,26 @@ LOOK = 0.1
 AGAIN = 0.25
 
 
-class Lifeline:
-    """While it holds, the process dies with its parent, who alone has the other end of the pipe."""
+def keep_only(*descriptors: int) -> None:
+    """Close whatever else a parent left open, but for standard input, output and errors.
 
-    def __init__(self, pipe: int) -> None:
-        self.pipe = pipe
+    uvloop leaves the originals of a child's own pipes open in it. Forked on, they would outlive the
+    process whose end they are to tell.
+    """
+    first = 3
+    for kept in sorted(descriptors):
+        os.closerange(first, kept)
+        first = kept + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+class Lifeline:
+    """While it holds, the process dies with its parents, of whom each alone has the other end of
+    one of the pipes.
+    """
+
+    def __init__(self, *pipes: int) -> None:
+        self.pipes = pipes
         self._free = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
@@ -32,7 +47,7 @@ class Lifeline:
 
     def _watch(self) -> None:
         while not self._free.is_set():
-            if select.select([self.pipe], [], [], LOOK)[0]:
+            if select.select(self.pipes, [], [], LOOK)[0]:
                 os._exit(1)
 
 

@@ -2,8 +2,8 @@
 worker.
 
 Twenty workers start in the time of one. It is spoken to in lines of JSON: orders in, events out.
-When its orders end, so do its children; when its parent dies, they die. Never in here: what a child
-does, or who is to be started.
+When its orders end, so do its children; when it dies, or its parent, they die. Never in here: what
+a child does, or who is to be started.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO, NoReturn
 
 import torch
@@ -54,7 +55,7 @@ class Nursery:
         shares: Shares,
         boards: list[Board],
         events: BinaryIO,
-        lifeline: int,
+        lifelines: tuple[int, ...],
         way: socket.socket,
     ) -> None:
         self._network = network
@@ -62,7 +63,9 @@ class Nursery:
         # The liars' places at their board, as far as they are free.
         self._boards = boards
         self._events = events
-        self._lifeline = lifeline
+        self._lifelines = lifelines
+        # That of the children alone: while this process lives, it has the other end.
+        self._life, self._alive = os.pipe()
         # On which descriptors come, of memory that the server shares with one child.
         self._way = way
         self._children: dict[int, Child] = {}
@@ -105,12 +108,9 @@ class Nursery:
         """In the child: do as ordered, leave last words, and never return."""
         code, words = 1, ""
         try:
-            self._selector.close()
-            self._events.close()
-            self._way.close()
-            os.close(0)
+            self._let_go()
             leave_when_told()
-            Lifeline(self._lifeline)
+            Lifeline(*self._lifelines, self._life)
             match order:
                 case {
                     "order": "work",
@@ -149,6 +149,13 @@ class Nursery:
             sys.stderr.flush()
             os.write(speak, words.encode(errors="backslashreplace")[:4096])
             os._exit(code)
+
+    def _let_go(self) -> None:
+        """In the child: of what is its parent's, and would outlive it here."""
+        self._selector.close()
+        self._way.close()
+        for pipe in (0, self._alive, *self._children):
+            os.close(pipe)
 
     def _hear(self, pipe: int) -> None:
         """A child speaks its last words, or (their end) is no more."""
@@ -199,6 +206,8 @@ def main(lifeline: Lifeline) -> None:
     # What a task prints is the user's; our own words have a descriptor of their own.
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    # Their end is our death, whomever we or the task forked.
+    os.register_at_fork(after_in_child=partial(os.close, events.fileno()))
     torch.set_num_threads(1)
     pages.keep()  # the children's, too
     way = socket.socket(fileno=int(sys.argv[2]))
@@ -220,5 +229,5 @@ def main(lifeline: Lifeline) -> None:
     events.flush()
     boards = shared(request["n"], request["liars"], network.manifest.d)
     lifeline.let_go()  # from now on its orders end with its parent, and it forks
-    Nursery(network, held, boards, events, lifeline.pipe, way).run()
+    Nursery(network, held, boards, events, lifeline.pipes, way).run()
     os._exit(0)  # nothing is left to clean up, and a closed pipe is no news

@@ -198,8 +198,10 @@ async def swarm(task: str, split: str, n: int, seed: int, liars: int = 0) -> Asy
         "import signal; "
         "signal.signal(signal.SIGINT, signal.SIG_IGN); "
         "signal.signal(signal.SIGHUP, signal.SIG_IGN); "
-        f"import sys; sys.path[:] = {sys.path!r}; from workers.lifeline import Lifeline; "
-        "line = Lifeline(int(sys.argv[1])); from workers.nursery import main; main(line)"
+        f"import sys; sys.path[:] = {sys.path!r}; "
+        "from workers.lifeline import Lifeline, keep_only; "
+        "pipe, way = map(int, sys.argv[1:3]); keep_only(pipe, way); line = Lifeline(pipe); "
+        "from workers.nursery import main; main(line)"
     )
     request = {"task": task, "split": split, "n": n, "liars": liars, "seed": seed}
     theirs, ours = os.pipe()
