@@ -148,12 +148,10 @@ async def test_who_is_refused_before_it_has_said_a_word_is_told_so_too() -> None
                 pass
 
     async with lodge() as it:
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            pytest.raises(Denied, match="takes nobody without a key"),
-        ):
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr("kardam.client.Line", Slow)
-            await asyncio.to_thread(enrol, it.server.endpoint, "", False, 10.0)
+            with pytest.raises(Denied, match="takes nobody without a key"):
+                await asyncio.to_thread(enrol, it.server.endpoint, "", False, 10.0)
 
 
 @on_both_loops

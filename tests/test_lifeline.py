@@ -143,6 +143,7 @@ from workers.tasks import load_task
 
 def task():
     if (pid := os.fork()) == 0:
+        signal.alarm(120)  # it ends by itself, whatever becomes of the test
         signal.pause()
     Path("pid").write_text(str(pid))
     return load_task("synthetic:d=10", 0)
