@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import re
 from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,6 +178,38 @@ def test_clip_scales_to_the_median_of_the_latest_norms_and_refuses_nobody(
         shown = evidence(worker, norm=norm)
         assert stage.judge(shown) is None
         assert norm * stage.scale(shown) == pytest.approx(min(norm, median))
+
+
+@given(st.floats(1, 4), st.integers(0, 5), st.lists(st.integers(0, N - 1), min_size=N, max_size=80))
+def test_a_clip_that_warms_up_widens_from_one_to_its_factor_by_admissions(
+    factor: float, warmup: int, arrivals: list[int]
+) -> None:
+    stage = Clip(N, F, factor, warmup)
+    for norm in range(N):
+        stage.judge(evidence(norm, norm=1.0))
+    for before, worker in enumerate(arrivals):
+        share = min(1.0, before / (N * warmup)) if warmup else 1.0
+        shown = evidence(worker, norm=1.0)
+        long = evidence(worker, norm=1e6)
+        assert 1e6 * stage.scale(long) == pytest.approx(1 + share * (factor - 1))
+        assert stage.scale(shown) == 1.0
+        # Of what is refused, however much, no round is made.
+        stage.judge(shown)
+        stage.refuse(shown, Refusal("growth"))
+        stage.admit(shown)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "says"),
+    [
+        ({"factor": 0.0}, "expected factor > 0, got 0.0"),
+        ({"warmup": -1}, "expected warmup >= 0, got -1"),
+        ({"factor": 0.5, "warmup": 3}, "expected factor >= 1 after a warmup, got 0.5"),
+    ],
+)
+def test_a_clip_that_cannot_be_says_why(knobs: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
+        Clip(N, F, **knobs)
 
 
 # --- declared growth ---
