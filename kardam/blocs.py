@@ -1,5 +1,5 @@
-"""Who stands together, apart from all others: rows at one end of where they differ most, or that
-point the same way.
+"""Who stands together, apart from all others: rows at one end of where they differ most, that point
+the same way, or that pull against all others.
 
 Never in here: who they are, or whether to stand apart is a fault.
 """
@@ -60,7 +60,15 @@ def _clearest(ranked: Sequence[float], least: int, most: int) -> tuple[float, in
     return found
 
 
-def cliques(rows: NDArray[np.float32], least: int, most: int, margin: float) -> list[int]:
+def angles(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """cos(p, q) of each two of n rows, of shape (n, n)."""
+    products = rows @ rows.T
+    lengths = np.sqrt(np.maximum(np.diagonal(products), TINY))
+    products /= np.outer(lengths, lengths)
+    return products
+
+
+def cliques(cosines: NDArray[np.float32], least: int, most: int, margin: float) -> list[int]:
     """The indices of all of n rows that are in a set of `least` to `most` which point more alike
     than any of them does like another:
 
@@ -71,17 +79,43 @@ def cliques(rows: NDArray[np.float32], least: int, most: int, margin: float) -> 
     if least > most:
         return []
     found: set[int] = set()
-    products = rows @ rows.T
-    lengths = np.sqrt(np.maximum(np.diagonal(products), TINY))
-    cosines = products / np.outer(lengths, lengths)
+    cosines = cosines.copy()
     np.fill_diagonal(cosines, np.inf)
     # Itself first. Of a clique of k, each has the k - 1 others next, and then nobody for long.
     nearest = np.argsort(-cosines, axis=1)
     ranked = np.take_along_axis(cosines, nearest, axis=1)
     gaps = ranked[:, least - 1 : most] - ranked[:, least : most + 1]
     for row, more in np.argwhere(gaps > margin).tolist():
-        inside = np.zeros(len(rows), np.bool)
+        inside = np.zeros(len(cosines), np.bool)
         inside[nearest[row, : least + more]] = True
         if cosines[inside][:, inside].min() > cosines[inside][:, ~inside].max() + margin:
             found.update(np.flatnonzero(inside).tolist())
     return sorted(found)
+
+
+def pullers(
+    cosines: NDArray[np.float32],
+    lengths: Sequence[float],
+    least: int,
+    most: int,
+    margin: float,
+) -> list[int]:
+    """The indices of the k longest of n, if they pull against the others: if these are more alike
+    than they are like them,
+
+        mean of cos(q, r), q and r of the others  >  mean of cos(p, q), p of the k  +  margin
+
+    Of `least` to `most` that k for which it is so most clearly, lest who is next longest goes with
+    them. A model rests where those who push it are as strong as those who pull it back: the fewer
+    of them must pull longer, and all others agree against them, however little else either have in
+    common. Requires n - most >= 2.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    ranked = cosines[order][:, order].astype(np.float64)
+    np.fill_diagonal(ranked, 0.0)
+    best = margin, 0
+    for k in range(least, most + 1):
+        others = len(ranked) - k
+        among = ranked[k:, k:].sum() / (others * (others - 1))
+        best = max(best, (among - ranked[:k, k:].mean(), k))
+    return sorted(order[: best[1]].tolist())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kardam.blocs import bloc, cliques
+from kardam.blocs import angles, bloc, cliques, pullers
 from kardam.growth import Evidence, distance
 from kardam.histories import Histories
 from kardam.messages import Refusal, Vector, WorkerId
@@ -81,9 +81,10 @@ class Consensus(Stage):
     is no farther from the centre than honest workers are who have little in common. But those who
     push stand together, at one end of the axis along which histories differ most (see blocs): f/2
     to f of them, since fewer do little, and more do not lie; two at least, for whoever is alone may
-    be honest, with data that nobody else has. Or else they point the same way, where honest
-    workers' data are so unlike that nobody else does: f/2 to f of them, and three at least, since
-    two honest workers may well have like data.
+    be honest, with data that nobody else has. Or their gradients are the longest, since they are
+    fewer, and all others agree against them, however unlike each one's data are. Or else they point
+    the same way, where nobody else does: three at least, since two honest workers may well have
+    like data.
 
     *Places.* No more than f serve at once, and whoever another rule refuses takes one: f are all
     that lie, so who is shut out for them is honest.
@@ -115,6 +116,7 @@ class Consensus(Stage):
         near: float = 0.55,
         apart: float = 1.2,
         alike: float = 0.4,
+        against: float = 0.35,
         echo: float = 0.5,
         need: int = 8,
         span: int = 25,
@@ -129,13 +131,15 @@ class Consensus(Stage):
             raise ValueError(f"expected apart > 0, got {apart}")
         if not alike > 0:
             raise ValueError(f"expected alike > 0, got {alike}")
+        if not against > 0:
+            raise ValueError(f"expected against > 0, got {against}")
         if not 0 <= echo < 1:
             raise ValueError(f"expected 0 <= echo < 1, got {echo}")
         if not 1 <= need <= span:
             raise ValueError(f"expected 1 <= need <= span, got need={need}, span={span}")
         self.n, self.f = n, f
         self.far, self.out, self.near = far, out, near
-        self.apart, self.alike = apart, alike
+        self.apart, self.alike, self.against = apart, alike, against
         self.echo, self.need = echo, need
         self._histories = Histories(beta)
         self._terms = Terms(n, term, clean)
@@ -282,7 +286,7 @@ class Consensus(Stage):
         inside = values <= self.out * middle
         self._bloc.difference_update(crowd)
         self._bloc.update(workers[at] for at in self._together(histories, expected, inside))
-        self._bloc.update(crowd[at] for at in self._alike(rows))
+        self._bloc.update(crowd[at] for at in self._agreed(rows, crowd))
         others = dict(zip(workers, without, strict=True))
         self._centre = _Centre(z, others, own, middle)
         self._weights.update(zip(workers, said, strict=True))
@@ -302,12 +306,17 @@ class Consensus(Stage):
         rows = histories[who] / np.sqrt(expected[who]).astype(np.float32)[:, None]
         return [int(who[at]) for at in bloc(rows, least, most, self.apart)]
 
-    def _alike(self, rows: NDArray[np.float32]) -> list[int]:
-        """The blocs of those who point the same way: of all, since whoever is refused elsewhere now
-        and then is one of them.
+    def _agreed(self, rows: NDArray[np.float32], crowd: list[WorkerId]) -> list[int]:
+        """The blocs of those who point the same way, and of those who pull against all others: of
+        all, since whoever is refused elsewhere now and then is one of them.
         """
         most = -(-(self.f - self._missing) * len(rows) // self.n)
-        return cliques(rows, max(3, (most + 1) // 2), most, self.alike)
+        half, cosines = (most + 1) // 2, angles(rows)
+        lengths = self._histories.lengths(crowd)
+        return [
+            *cliques(cosines, max(3, half), most, self.alike),
+            *pullers(cosines, lengths, max(2, half), most, self.against),
+        ]
 
     def _own(self, squares: Numbers, variances: Numbers, weights: Numbers) -> float:
         """omega^2: the median of what squared distances are beyond noise, of all with two answers.

@@ -206,25 +206,22 @@ class Frequency(Stage):
 class Clip(Stage):
     """Scale an admitted gradient down to C times the median of all workers' latest norms.
 
-        C = 1 + (factor - 1) min(1, r / warmup)        at once C = factor, without a warmup
+        C = factor, after so many rounds of n admissions, of anybody; min(factor, 1) until then
 
-    r being how many rounds of n admissions, of anybody, there were. Beyond the paper: a growth test
-    cannot see that a vector is ten times too long. The median of more than 2f numbers lies between
-    honest ones.
+    Beyond the paper: a growth test cannot see that a vector is ten times too long. The median of
+    more than 2f numbers lies between honest ones.
 
     A wide clip lets the few whose examples are hard learn them, late in a run. Early in it honest
     gradients may have so little in common that a liar at twice their length balances three workers,
     until he is known by what he did; and no examples are hard yet.
     """
 
-    def __init__(self, n: int, f: int, factor: float = 1.0, warmup: int = 0) -> None:
+    def __init__(self, n: int, f: int, factor: float = 1.0, after: int = 0) -> None:
         if not 0 < factor < math.inf:
             raise ValueError(f"expected factor > 0, got {factor}")
-        if not warmup >= 0:
-            raise ValueError(f"expected warmup >= 0, got {warmup}")
-        if warmup and factor < 1:
-            raise ValueError(f"expected factor >= 1 after a warmup, got {factor}")
-        self.n, self.f, self.factor, self.warmup = n, f, factor, warmup
+        if not after >= 0:
+            raise ValueError(f"expected after >= 0, got {after}")
+        self.n, self.f, self.factor, self.after = n, f, factor, after
         self.norms = Population()
         self._admissions = 0
 
@@ -238,18 +235,12 @@ class Clip(Stage):
         return None
 
     def scale(self, evidence: Evidence) -> float:
-        bound = self._now() * self.norms.median()
+        early = self._admissions < self.n * self.after
+        bound = (min(self.factor, 1.0) if early else self.factor) * self.norms.median()
         return 1.0 if evidence.norm <= bound else bound / evidence.norm
 
     def admit(self, evidence: Evidence) -> None:
         self._admissions += 1
-
-    def _now(self) -> float:
-        """C."""
-        whole = self.n * self.warmup
-        if self._admissions >= whole:
-            return self.factor
-        return 1 + (self.factor - 1) * self._admissions / whole
 
     def forget(self, worker: WorkerId) -> None:
         self.norms.forget(worker)

@@ -1,8 +1,9 @@
-"""Where each worker's recent gradients pointed, on average.
+"""Where each worker's recent gradients pointed, on average, and how long they were.
 
-Never in here: how long they were, who else there is, or what is too far from what.
+Never in here: who else there is, or what is too far from what.
 """
 
+import math
 from collections.abc import KeysView, Sequence
 from typing import NamedTuple
 
@@ -18,10 +19,11 @@ SHORT = 1e-12
 
 
 class _Sums(NamedTuple):
-    """sum_i beta^(k-i) (1 - beta) g_i / ||g_i||, over k answers."""
+    """sum_i beta^(k-i) (1 - beta) g_i / ||g_i||, over k answers; and of log ||g_i|| likewise."""
 
     directions: Vector
     answers: int
+    logs: float
 
 
 class Histories(Stateful):
@@ -29,9 +31,11 @@ class Histories(Stateful):
 
         h_p = sum_i beta^(k-i) g_i/||g_i|| (1-beta) / (1-beta^k)
         v_p = (1-beta)/(1+beta) (1+beta^k)/(1-beta^k)
+        l_p = exp(sum_i beta^(k-i) log ||g_i|| (1-beta) / (1-beta^k))
 
-    v_p being by how much averaging has shrunk the variance of one direction. Of d numbers a worker,
-    where d is what the memory keeps of a gradient.
+    v_p being by how much averaging has shrunk the variance of one direction, and l_p a length that
+    no single answer makes much longer. Of d numbers a worker, where d is what the memory keeps of a
+    gradient.
     """
 
     def __init__(self, beta: float) -> None:
@@ -46,13 +50,14 @@ class Histories(Stateful):
         weight = (1 - self.beta) / evidence.norm if evidence.norm > SHORT else 0.0
         # float64 would change nothing but the memory it takes.
         direction = np.float32(weight) * evidence.g
-        answers = 1
+        answers, logs = 1, (1 - self.beta) * math.log(max(evidence.norm, SHORT))
         before = self._sums.get(evidence.worker)
         self._latest = evidence.worker, before
         if before is not None:
             direction += np.float32(self.beta) * before.directions
             answers += before.answers
-        self._sums[evidence.worker] = _Sums(direction, answers)
+            logs += self.beta * before.logs
+        self._sums[evidence.worker] = _Sums(direction, answers, logs)
 
     def take_back(self) -> None:
         """What was remembered last is as if it had never come."""
@@ -82,6 +87,10 @@ class Histories(Stateful):
         rows = sums.reshape(len(workers), -1)
         rows /= np.array([1 - self._faded(worker) for worker in workers], np.float32)[:, None]
         return rows
+
+    def lengths(self, workers: Sequence[WorkerId]) -> list[float]:
+        """l_p of each of these."""
+        return [math.exp(self._sums[w].logs / (1 - self._faded(w))) for w in workers]
 
     def _faded(self, worker: WorkerId) -> float:
         faded: float = self.beta ** self._sums[worker].answers

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kardam.blocs import bloc, cliques
+from kardam.blocs import angles, bloc, cliques, pullers
 from kardam.consensus import SAMPLE, Consensus
 from tests.test_consensus import HONEST, LIARS, MEAN, Crew, F, N, shares
 
 D = 40
 APART = 1.2
 ALIKE = 0.4
+AGAINST = 0.35
 
 Rows = NDArray[np.float32]
 
@@ -132,35 +133,106 @@ def test_cliques_are_all_sets_that_are_more_alike_than_like_another(
     seed: int, who: set[int], by: float, least: int
 ) -> None:
     rows = leaning(crowd(seed, n=9), sorted(who), by)
-    assert set(cliques(rows, least, 4, ALIKE)) == alike(rows, least, 4, ALIKE)
+    assert set(cliques(angles(rows), least, 4, ALIKE)) == alike(rows, least, 4, ALIKE)
 
 
 def test_of_two_cliques_both_are_found() -> None:
     rows = crowd(5)
     rows[:3] += 4 * crowd(98, n=1)
     rows[7:] += 4 * crowd(97, n=1)
-    assert cliques(rows, 3, 3, ALIKE) == [0, 1, 2, 7, 8, 9]
+    assert cliques(angles(rows), 3, 3, ALIKE) == [0, 1, 2, 7, 8, 9]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_who_point_the_same_way_are_found_however_long_they_are(seed: int) -> None:
     rows = leaning(crowd(seed), [1, 5, 6], 3.0)
     lengths = np.random.default_rng(seed).uniform(1e-3, 1e3, N).astype(np.float32)
-    assert cliques(rows * lengths[:, None], 3, 3, ALIKE) == [1, 5, 6]
+    assert cliques(angles(rows * lengths[:, None]), 3, 3, ALIKE) == [1, 5, 6]
 
 
 def test_rows_of_no_length_point_nowhere() -> None:
     rows = leaning(crowd(2), [1, 5, 6], 3.0)
     rows[7:] = 0
-    assert cliques(rows, 3, 3, ALIKE) == [1, 5, 6]
-    assert cliques(np.zeros((N, D), np.float32), 3, 3, ALIKE) == []
+    assert cliques(angles(rows), 3, 3, ALIKE) == [1, 5, 6]
+    assert cliques(angles(np.zeros((N, D), np.float32)), 3, 3, ALIKE) == []
 
 
 def test_where_f_is_less_than_three_there_is_none() -> None:
-    assert cliques(leaning(crowd(1), [1, 2], 9.0), 3, 2, ALIKE) == []
+    assert cliques(angles(leaning(crowd(1), [1, 2], 9.0)), 3, 2, ALIKE) == []
+
+
+# --- who pull against all others ---
+
+
+def tug(rows: Rows, lengths: list[float], least: int, most: int, margin: float) -> set[int]:
+    """By the definition: of all numbers of the longest, the clearest."""
+    units = rows / np.linalg.norm(rows, axis=1)[:, None]
+    longest = sorted(range(len(rows)), key=lambda p: (-lengths[p], p))
+    best, found = margin, set[int]()
+    for k in range(least, most + 1):
+        those, others = longest[:k], longest[k:]
+        among = np.mean([float(units[q] @ units[r]) for q, r in combinations(others, 2)])
+        across = np.mean([float(units[p] @ units[q]) for p in those for q in others])
+        if among - across > best:
+            best, found = float(among - across), set(those)
+    return found
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sets(st.integers(0, 8), max_size=4),
+    st.floats(0.0, 2.0),
+    st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=9, max_size=9),
+)
+def test_pullers_are_the_longest_with_whom_the_others_do_not_agree(
+    seed: int, who: set[int], by: float, lengths: list[float]
+) -> None:
+    rows = pushed(crowd(seed, n=9), sorted(who), by)
+    longer = [length + 2 * (p in who) for p, length in enumerate(lengths)]
+    for least, most in ((2, 3), (3, 3), (1, 4), (3, 2)):
+        found = pullers(angles(rows), longer, least, most, AGAINST)
+        assert set(found) == tug(rows, longer, least, most, AGAINST)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("k", [2, 3])
+def test_who_pull_against_all_others_are_found_where_they_are_the_longest(
+    seed: int, k: int
+) -> None:
+    who = [1, 5, 6][:k]
+    cosines = angles(pushed(crowd(seed, d=1000), who, 1.5))
+    lengths = np.random.default_rng(seed).uniform(0.5, 1.0, N)
+    lengths[who] *= 2
+    assert pullers(cosines, lengths.tolist(), 2, F, AGAINST) == who
+    lengths[who] /= 4
+    assert pullers(cosines, lengths.tolist(), 2, F, AGAINST) == []
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.floats(0.0, 1e30), min_size=N, max_size=N))
+def test_nobody_pulls_against_those_who_do_not_agree(seed: int, lengths: list[float]) -> None:
+    assert pullers(angles(crowd(seed, d=1000)), lengths, 2, F, AGAINST) == []
 
 
 # --- what consensus makes of it ---
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_pull_longest_are_refused_though_each_ones_data_are_its_own(seed: int) -> None:
+    """No distance shows them, no axis, and they have as little in common as honest workers do."""
+    own = 2 * crowd(seed + 30, d=MEAN.size)
+    shared = MEAN / np.float32(np.linalg.norm(MEAN))
+    for against, refused in ((AGAINST, True), (9.0, False)):
+        blind = Consensus(N, F, out=1e9, far=1e9, apart=1e9, alike=9.0, against=against)
+        crew, used = Crew(blind, seed), list[tuple[bool, bool]]()
+        for _ in range(100):
+            for worker in range(N):
+                lies = worker in LIARS
+                noise = 0.3 * crew.chance.standard_normal(MEAN.size).astype(np.float32)
+                pull = own[worker] + np.float32(-2.5 if lies else 1.5) * shared + noise
+                used.append((lies, crew.says(worker, pull * np.float32(2 if lies else 1)) is None))
+        late = used[20 * N :]
+        assert (np.mean([told for lies, told in late if lies]) < 0.1) == refused
+        assert np.mean([told for lies, told in late if not lies]) > 0.95
 
 
 @pytest.mark.parametrize("seed", range(3))
