@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 # stand out by standing farther out himself.
 SHARE_MAX = 0.5
 
+# By how much who pull against all others are longer.
+LONGER = 1.1
+
 # What is divided by at least.
 TINY = 1e-12
 
@@ -96,26 +99,30 @@ def cliques(cosines: NDArray[np.float32], least: int, most: int, margin: float) 
 def pullers(
     cosines: NDArray[np.float32],
     lengths: Sequence[float],
+    weights: Sequence[float],
     least: int,
     most: int,
     margin: float,
 ) -> list[int]:
-    """The indices of the k longest of n, if they pull against the others: if these are more alike
-    than they are like them,
+    """The indices of the k longest of n, if each is LONGER than all others, and pulls against them:
+    if the others are more alike than they are like these k,
 
         mean of cos(q, r), q and r of the others  >  mean of cos(p, q), p of the k  +  margin
 
-    Of `least` to `most` that k for which it is so most clearly, lest who is next longest goes with
-    them. A model rests where those who push it are as strong as those who pull it back: the fewer
-    of them must pull longer, and all others agree against them, however little else either have in
-    common. Requires n - most >= 2.
+    each of the others counting by its weight. Of `least` to `most` that k for which it is so most
+    clearly, lest who is next longest goes with them. A model rests where those who push it are as
+    strong as those who pull it back: the fewer of them must pull longer, and all others agree
+    against them, however little else either have in common. Requires n - most >= 2.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     ranked = cosines[order][:, order].astype(np.float64)
     np.fill_diagonal(ranked, 0.0)
+    long, weight = np.asarray(lengths)[order], np.asarray(weights)[order]
     best = margin, 0
     for k in range(least, most + 1):
-        others = len(ranked) - k
-        among = ranked[k:, k:].sum() / (others * (others - 1))
-        best = max(best, (among - ranked[:k, k:].mean(), k))
+        w = weight[k:]
+        pairs = w.sum() ** 2 - w @ w
+        if long[k - 1] >= LONGER * long[k] and pairs > TINY:
+            among = w @ ranked[k:, k:] @ w / pairs
+            best = max(best, (among - (ranked[:k, k:] @ w).mean() / w.sum(), k))
     return sorted(order[: best[1]].tolist())

@@ -100,7 +100,8 @@ class Consensus(Stage):
 
     What it can not see: lies smaller than how honest histories differ, which shift what is applied
     by less than that; that f/2 or more honest workers who stand together have data of their own,
-    and do not lie, nor does who stands where a liar has joined him; and more than f liars.
+    and do not lie, nor does who stands where a liar has joined him, or has the longest gradients
+    while liars who do not serve yet agree against him; and more than f liars.
 
     Costs O(d) a verdict; per m = min(n, SAMPLE) verdicts a pass over m histories and, for blocs,
     O(m^2 d + m^3); d numbers a worker, where d is what the memory keeps of a gradient.
@@ -286,10 +287,10 @@ class Consensus(Stage):
         inside = values <= self.out * middle
         self._bloc.difference_update(crowd)
         self._bloc.update(workers[at] for at in self._together(histories, expected, inside))
-        self._bloc.update(crowd[at] for at in self._agreed(rows, crowd))
+        self._weights.update(zip(workers, said, strict=True))
+        self._bloc |= self._agreed(rows, crowd)
         others = dict(zip(workers, without, strict=True))
         self._centre = _Centre(z, others, own, middle)
-        self._weights.update(zip(workers, said, strict=True))
 
     def _together(
         self, histories: NDArray[np.float32], expected: Numbers, inside: NDArray[np.bool]
@@ -306,17 +307,21 @@ class Consensus(Stage):
         rows = histories[who] / np.sqrt(expected[who]).astype(np.float32)[:, None]
         return [int(who[at]) for at in bloc(rows, least, most, self.apart)]
 
-    def _agreed(self, rows: NDArray[np.float32], crowd: list[WorkerId]) -> list[int]:
+    def _agreed(self, rows: NDArray[np.float32], crowd: list[WorkerId]) -> set[WorkerId]:
         """The blocs of those who point the same way, and of those who pull against all others: of
-        all, since whoever is refused elsewhere now and then is one of them.
+        all, since whoever is refused elsewhere now and then is one of them. With those who serve,
+        who pull are no more than f, or they are honest, and liars who serve agree against them.
         """
         most = -(-(self.f - self._missing) * len(rows) // self.n)
+        if most < 2:
+            return set()
         half, cosines = (most + 1) // 2, angles(rows)
-        lengths = self._histories.lengths(crowd)
-        return [
-            *cliques(cosines, max(3, half), most, self.alike),
-            *pullers(cosines, lengths, max(2, half), most, self.against),
-        ]
+        alike = {crowd[at] for at in cliques(cosines, max(3, half), most, self.alike)}
+        long = self._histories.lengths(crowd)
+        said = [self._weights.get(worker, 1.0) for worker in crowd]
+        longest = pullers(cosines, long, said, max(2, half), most, self.against)
+        pulling = {crowd[at] for at in longest}
+        return alike | pulling if len(pulling | self._terms.serving) <= self.f else alike
 
     def _own(self, squares: Numbers, variances: Numbers, weights: Numbers) -> float:
         """omega^2: the median of what squared distances are beyond noise, of all with two answers.

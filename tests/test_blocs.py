@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kardam.blocs import angles, bloc, cliques, pullers
+from kardam.blocs import LONGER, angles, bloc, cliques, pullers
 from kardam.consensus import SAMPLE, Consensus
 from tests.test_consensus import HONEST, LIARS, MEAN, Crew, F, N, shares
 
@@ -164,17 +164,23 @@ def test_where_f_is_less_than_three_there_is_none() -> None:
 # --- who pull against all others ---
 
 
-def tug(rows: Rows, lengths: list[float], least: int, most: int, margin: float) -> set[int]:
+def tug(rows: Rows, lengths: list[float], voices: list[float], least: int, most: int) -> set[int]:
     """By the definition: of all numbers of the longest, the clearest."""
     units = rows / np.linalg.norm(rows, axis=1)[:, None]
     longest = sorted(range(len(rows)), key=lambda p: (-lengths[p], p))
-    best, found = margin, set[int]()
+    best, found = AGAINST, set[int]()
     for k in range(least, most + 1):
         those, others = longest[:k], longest[k:]
-        among = np.mean([float(units[q] @ units[r]) for q, r in combinations(others, 2)])
-        across = np.mean([float(units[p] @ units[q]) for p in those for q in others])
-        if among - across > best:
-            best, found = float(among - across), set(those)
+        told = {(q, r): voices[q] * voices[r] for q, r in combinations(others, 2)}
+        if min(lengths[p] for p in those) < LONGER * max(lengths[q] for q in others):
+            continue
+        if sum(told.values()) == 0:
+            continue
+        among = sum(w * float(units[q] @ units[r]) for (q, r), w in told.items())
+        across = sum(voices[q] * float(units[p] @ units[q]) for p in those for q in others)
+        clear = among / sum(told.values()) - across / (k * sum(voices[q] for q in others))
+        if clear > best:
+            best, found = clear, set(those)
     return found
 
 
@@ -182,16 +188,17 @@ def tug(rows: Rows, lengths: list[float], least: int, most: int, margin: float) 
     st.integers(0, 2**32 - 1),
     st.sets(st.integers(0, 8), max_size=4),
     st.floats(0.0, 2.0),
-    st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=9, max_size=9),
+    st.lists(st.sampled_from([0.5, 1.0, 1.05, 2.0]), min_size=9, max_size=9),
+    st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=9, max_size=9),
 )
 def test_pullers_are_the_longest_with_whom_the_others_do_not_agree(
-    seed: int, who: set[int], by: float, lengths: list[float]
+    seed: int, who: set[int], by: float, lengths: list[float], voices: list[float]
 ) -> None:
     rows = pushed(crowd(seed, n=9), sorted(who), by)
     longer = [length + 2 * (p in who) for p, length in enumerate(lengths)]
     for least, most in ((2, 3), (3, 3), (1, 4), (3, 2)):
-        found = pullers(angles(rows), longer, least, most, AGAINST)
-        assert set(found) == tug(rows, longer, least, most, AGAINST)
+        found = pullers(angles(rows), longer, voices, least, most, AGAINST)
+        assert set(found) == tug(rows, longer, voices, least, most)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -202,15 +209,28 @@ def test_who_pull_against_all_others_are_found_where_they_are_the_longest(
     who = [1, 5, 6][:k]
     cosines = angles(pushed(crowd(seed, d=1000), who, 1.5))
     lengths = np.random.default_rng(seed).uniform(0.5, 1.0, N)
-    lengths[who] *= 2
-    assert pullers(cosines, lengths.tolist(), 2, F, AGAINST) == who
-    lengths[who] /= 4
-    assert pullers(cosines, lengths.tolist(), 2, F, AGAINST) == []
+    lengths[(who[-1] + 1) % N] = 1.0  # the next, so that they are just long enough
+    lengths[who] = LONGER
+    assert pullers(cosines, lengths.tolist(), [1.0] * N, 2, F, AGAINST) == who
+    lengths[who[0]] = 0.99 * LONGER
+    assert pullers(cosines, lengths.tolist(), [1.0] * N, 2, F, AGAINST) == []
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.floats(0.0, 1e30), min_size=N, max_size=N))
 def test_nobody_pulls_against_those_who_do_not_agree(seed: int, lengths: list[float]) -> None:
-    assert pullers(angles(crowd(seed, d=1000)), lengths, 2, F, AGAINST) == []
+    assert pullers(angles(crowd(seed, d=1000)), lengths, [1.0] * N, 2, F, AGAINST) == []
+
+
+def test_liars_who_agree_with_each_other_alone_do_not_make_others_pull_against_them() -> None:
+    """Three copies of one worker agree; they share its voice, so that they agree no more than it
+    does with anybody.
+    """
+    rows = crowd(6, d=1000)
+    rows[7:] = rows[6]
+    lengths = [2.0, 2.0, *[1.0] * 8]
+    shared = [*[1.0] * 6, *[0.25] * 4]
+    assert pullers(angles(rows), lengths, [1.0] * N, 2, F, 0.2) == [0, 1]
+    assert pullers(angles(rows), lengths, shared, 2, F, 0.2) == []
 
 
 # --- what consensus makes of it ---
@@ -253,6 +273,25 @@ def test_who_lean_the_same_way_are_refused_where_honest_workers_have_little_in_c
         late = used[20 * N :]
         assert (np.mean([told for lies, told in late if lies]) < 0.1) == refused
         assert np.mean([told for lies, told in late if not lies]) > 0.95
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_liars_who_serve_cannot_make_two_of_the_others_pull_against_all(seed: int) -> None:
+    """They agree, and against those two: enough to be taken for all the others."""
+    crew = Crew(Consensus(N, F, out=1e9, far=1e9, apart=1e9, echo=0.0), seed)
+    lean, pair = crowd(seed + 8, n=1, d=MEAN.size)[0], [0, 1]
+    for time in range(90):
+        for worker in range(N):
+            own = 0.3 * crowd(int(crew.chance.integers(2**31)), n=1, d=MEAN.size)[0]
+            if worker in pair and time >= 60:
+                own = 3 * (own - lean)
+            crew.says(worker, own + lean if worker in LIARS else own)
+    stage = crew.stage
+    assert stage._terms.serving == set(LIARS)
+    cosines = angles(stage._histories.directions(range(N)))
+    lengths = stage._histories.lengths(range(N))
+    assert pullers(cosines, lengths, [1.0] * N, 2, F, AGAINST) == pair
+    assert not stage._bloc & set(pair)
 
 
 def test_who_stand_together_against_the_others_are_refused_however_near_they_lie() -> None:
