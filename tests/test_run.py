@@ -374,8 +374,9 @@ def test_whoever_loses_the_terminal_finds_the_run_kept_and_goes_on(
 ) -> None:
     ours, theirs = os.openpty()
     words = ["run", "--seconds", "60", "--seed", "1", "--out", str(tmp_path / "run"), *quiet]
-    # It leads a session, whose terminal this is.
-    begin = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    # It leads a session, whose terminal this is; and hears of its end, as nobody does under nohup.
+    begin = "import fcntl, os, signal, sys, termios; os.setsid(); "
+    begin += "fcntl.ioctl(0, termios.TIOCSCTTY, 0); signal.signal(signal.SIGHUP, signal.SIG_DFL); "
     process = subprocess.Popen(
         [sys.executable, "-c", begin + "os.execv(sys.argv[1], sys.argv[1:])", *KARDAM, *words],
         stdin=theirs,
