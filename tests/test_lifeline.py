@@ -150,6 +150,47 @@ def task():
 """
 
 
+# A child of the nursery opens files, of which one takes the number that the events had, and forks.
+HANDED = """
+import os
+from pathlib import Path
+from workers import nursery
+from workers.tasks import load_task
+
+def evaluate(**rest):
+    mine = [os.open("/dev/null", os.O_RDONLY) for _ in range(40)]
+    if os.fork() == 0:
+        open_ = all(os.path.exists(f"/dev/fd/{number}") for number in mine)
+        Path("open").write_text(str(open_))
+        os._exit(0)
+    os.wait()
+
+nursery.evaluate = evaluate
+
+def task():
+    return load_task("synthetic:d=10", 0)
+"""
+
+
+def test_what_a_child_forks_keeps_all_files_of_the_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "handed.py").write_text(HANDED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    async def play() -> dict[str, Fate]:
+        asked = asyncio.get_running_loop().create_future()
+        async with asyncio.timeout(60), swarm("handed:task", "iid", 2, seed=0) as hands:
+            await hands.opening()
+            hands.evaluate("tcp://127.0.0.1:1", Pass("token"), 1.0, 60.0)
+            await hands.idle(asked)
+        return hands.deaths
+
+    assert on("uvloop", play) == {}
+    assert Path("open").read_text() == "True"
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_an_end_waits_for_nobody_whom_a_task_forked_while_it_was_loaded(
     loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,6 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, BinaryIO, NoReturn
 
 import torch
@@ -206,8 +205,9 @@ def main(lifeline: Lifeline) -> None:
     # What a task prints is the user's; our own words have a descriptor of their own.
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    # Their end is our death, whomever we or the task forked.
-    os.register_at_fork(after_in_child=partial(os.close, events.fileno()))
+    # Their end is our death, whomever we or the task forked. (Not by its number, which is another
+    # file's by the time that a child forks, too.)
+    os.register_at_fork(after_in_child=events.close)
     torch.set_num_threads(1)
     pages.keep()  # the children's, too
     way = socket.socket(fileno=int(sys.argv[2]))
