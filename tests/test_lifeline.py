@@ -92,48 +92,33 @@ def on(loop: str, play: Callable[[], Coroutine[Any, Any, dict[str, Fate]]]) -> d
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_who_waits_for_the_children_of_a_nursery_that_was_killed_hears_that_they_are_no_more(
+def test_the_children_of_a_nursery_that_was_killed_die_with_it_and_who_waits_for_them_hears_so(
     loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """One who is at work; one who is ordered before its end is heard of, and one after that."""
+
     async def play() -> dict[str, Fate]:
         asked = asyncio.get_running_loop().create_future()
-        async with asyncio.timeout(60), swarm("synthetic:d=10", "iid", 2, seed=0) as hands:
+        async with asyncio.timeout(60), swarm("synthetic:d=10", "iid", 3, seed=0) as hands:
+
+            def order(index: int) -> None:
+                hands.work(Member(index), "tcp://127.0.0.1:1", Pass("token"), patience=60.0)
+
             await hands.opening()
+            order(0)
+            await hands.changed.wait()
+            orphan = hands.pids["0"]
             hands._process.kill()
-            hands.work(Member(0), "tcp://127.0.0.1:1", Pass("token"), patience=60.0)
+            order(1)
             await hands.idle(asked)
-            hands.work(Member(1), "tcp://127.0.0.1:1", Pass("token"), patience=60.0)
+            order(2)
             await hands.idle(asked)
+            until(lambda: not alive(orphan))
             return hands.deaths
 
-    died = Fate(1, "its nursery died")
-    assert on(loop, play) == {"0": died, "1": died}
+    assert on(loop, play) == dict.fromkeys("012", Fate(1, "its nursery died"))
     (word,) = caplog.messages
     assert "the nursery died" in word
-
-
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_the_children_of_a_nursery_that_was_killed_die_with_it_at_work_too(
-    loop: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def play() -> dict[str, Fate]:
-        asked = asyncio.get_running_loop().create_future()
-        async with asyncio.timeout(60), swarm("synthetic:d=10", "iid", 2, seed=0) as hands:
-            await hands.opening()
-            for index in range(2):
-                hands.work(Member(index), "tcp://127.0.0.1:1", Pass("token"), patience=60.0)
-            while len(hands.pids) < 2:
-                hands.changed.clear()
-                await hands.changed.wait()
-            orphans = list(hands.pids.values())
-            hands._process.kill()
-            await hands.idle(asked)
-            until(lambda: not any(map(alive, orphans)))
-            return hands.deaths
-
-    died = Fate(1, "its nursery died")
-    assert on(loop, play) == {"0": died, "1": died}
-    assert "the nursery died" in caplog.text
 
 
 FORKING = """
