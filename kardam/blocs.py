@@ -1,11 +1,12 @@
 """Who stands together, apart from all others: rows at one end of where they differ most, that point
-the same way, or that pull against all others.
+the same way, or that pull against all others; and whether those do what honest ones seldom do.
 
-Never in here: who they are, or whether to stand apart is a fault.
+Never in here: who they are, or what is done about it.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ SHARE_MAX = 0.5
 
 # By how much who pull against all others are longer.
 LONGER = 1.1
+
+# The mean cosine from which who stand together say the same. Of honest workers who did, nine tenths
+# had 0.3 to 0.7; of liars who send one vector all had 0.8 and more.
+SAME = 0.8
 
 # What is divided by at least.
 TINY = 1e-12
@@ -115,14 +120,45 @@ def pullers(
     against them, however little else either have in common. Requires n - most >= 2.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    ranked = cosines[order][:, order].astype(np.float64)
-    np.fill_diagonal(ranked, 0.0)
-    long, weight = np.asarray(lengths)[order], np.asarray(weights)[order]
+    ranked, long = cosines[order][:, order], np.asarray(lengths)[order]
+    weight = np.asarray(weights)[order]
     best = margin, 0
     for k in range(least, most + 1):
-        w = weight[k:]
-        pairs = w.sum() ** 2 - w @ w
-        if long[k - 1] >= LONGER * long[k] and pairs > TINY:
-            among = w @ ranked[k:, k:] @ w / pairs
-            best = max(best, (among - (ranked[:k, k:] @ w).mean() / w.sum(), k))
+        if long[k - 1] >= LONGER * long[k]:
+            best = max(best, (_agreed_against(ranked, weight, k), k))
     return sorted(order[: best[1]].tolist())
+
+
+def telling(
+    cosines: NDArray[np.float32],
+    lengths: Sequence[float],
+    weights: Sequence[float],
+    together: Sequence[int],
+    margin: float,
+) -> bool:
+    """Whether these, who stand `together`, do one thing beside it that those seldom do who have
+    only data in common: the others agree against them, as against `pullers`, however long they are;
+    or each is LONGER than all others; or they say the same, SAME being their mean cosine.
+    """
+    k = len(together)
+    order = [*together, *(at for at in range(len(cosines)) if at not in together)]
+    ranked, long = cosines[order][:, order], np.asarray(lengths)[order]
+    alike = (float(ranked[:k, :k].sum()) - k) / (k * (k - 1))
+    return (
+        alike > SAME
+        or bool(long[:k].min() >= LONGER * long[k:].max())
+        or _agreed_against(ranked, np.asarray(weights)[order], k) > margin
+    )
+
+
+def _agreed_against(cosines: NDArray[np.float32], weights: NDArray[Any], k: int) -> float:
+    """Mean of cos(q, r), q and r being any two after the first k, less that of cos(p, q), p being
+    of the first k: those after them each by its weight. Without two of these, minus infinity.
+    """
+    w = weights[k:]
+    pairs = w.sum() ** 2 - w @ w
+    if pairs <= TINY:
+        return -math.inf
+    # Without each one's cosine with itself.
+    among = (w @ cosines[k:, k:].astype(np.float64) @ w - w @ w) / pairs
+    return float(among - (cosines[:k, k:] @ w).mean() / w.sum())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kardam.blocs import angles, bloc, cliques, pullers
+from kardam.blocs import angles, bloc, cliques, pullers, telling
 from kardam.growth import Evidence, distance
 from kardam.histories import Histories
 from kardam.messages import Refusal, Vector, WorkerId
@@ -81,10 +81,11 @@ class Consensus(Stage):
     is no farther from the centre than honest workers are who have little in common. But those who
     push stand together, at one end of the axis along which histories differ most (see blocs): f/2
     to f of them, since fewer do little, and more do not lie; two at least, for whoever is alone may
-    be honest, with data that nobody else has. Or their gradients are the longest, since they are
-    fewer, and all others agree against them, however unlike each one's data are. Or else they point
-    the same way, where nobody else does: three at least, since two honest workers may well have
-    like data.
+    be honest, with data that nobody else has; and only if all others agree against them, or their
+    gradients are the longest, or they say the same, since two honest workers may stand together by
+    their data. Or their gradients are the longest, since they are fewer, and all others agree
+    against them, however unlike each one's data are. Or else they point the same way, where nobody
+    else does: three at least, since two honest workers may well have like data.
 
     *Places.* No more than f serve at once, and whoever another rule refuses takes one: f are all
     that lie, so who is shut out for them is honest.
@@ -285,17 +286,41 @@ class Consensus(Stage):
         kept = values >= self.near * weighted_median(values.tolist(), said)
         middle = max(weighted_median(values[kept].tolist(), weights[kept].tolist()), ALIKE)
         inside = values <= self.out * middle
-        self._bloc.difference_update(crowd)
-        self._bloc.update(workers[at] for at in self._together(histories, expected, inside))
         self._weights.update(zip(workers, said, strict=True))
-        self._bloc |= self._agreed(rows, crowd)
+        self._bloc.difference_update(crowd)
+        self._bloc |= self._blocs(crowd, rows, heard, expected, inside)
         others = dict(zip(workers, without, strict=True))
         self._centre = _Centre(z, others, own, middle)
+
+    def _blocs(
+        self,
+        crowd: list[WorkerId],
+        rows: NDArray[np.float32],
+        heard: NDArray[np.bool],
+        expected: Numbers,
+        inside: NDArray[np.bool],
+    ) -> set[WorkerId]:
+        """Who is of a bloc, by the histories of the crowd; of those who were heard, as long as is
+        expected of each, and inside or far out.
+        """
+        most = -(-(self.f - self._missing) * len(crowd) // self.n)
+        if most < 2:
+            return set()
+        cosines, long = angles(rows), self._histories.lengths(crowd)
+        said = [self._weights.get(worker, 1.0) for worker in crowd]
+        found = self._agreed(crowd, cosines, long, said, most)
+        together = self._together(rows[heard], expected, inside)
+        if together:
+            those, told = cosines[heard][:, heard], list(compress(said, heard))
+            if telling(those, list(compress(long, heard)), told, together, self.against):
+                workers = list(compress(crowd, heard))
+                found.update(workers[at] for at in together)
+        return found
 
     def _together(
         self, histories: NDArray[np.float32], expected: Numbers, inside: NDArray[np.bool]
     ) -> list[int]:
-        """The bloc among those who are `inside`: not far out. Who is far out, was refused
+        """Who stand together among those who are `inside`: not far out. Who is far out, was refused
         elsewhere, or says nothing, is of the f already; and whoever goes far alone would turn the
         axis away from the others.
         """
@@ -307,18 +332,20 @@ class Consensus(Stage):
         rows = histories[who] / np.sqrt(expected[who]).astype(np.float32)[:, None]
         return [int(who[at]) for at in bloc(rows, least, most, self.apart)]
 
-    def _agreed(self, rows: NDArray[np.float32], crowd: list[WorkerId]) -> set[WorkerId]:
+    def _agreed(
+        self,
+        crowd: list[WorkerId],
+        cosines: NDArray[np.float32],
+        long: list[float],
+        said: list[float],
+        most: int,
+    ) -> set[WorkerId]:
         """The blocs of those who point the same way, and of those who pull against all others: of
         all, since whoever is refused elsewhere now and then is one of them. With those who serve,
         who pull are no more than f, or they are honest, and liars who serve agree against them.
         """
-        most = -(-(self.f - self._missing) * len(rows) // self.n)
-        if most < 2:
-            return set()
-        half, cosines = (most + 1) // 2, angles(rows)
+        half = (most + 1) // 2
         alike = {crowd[at] for at in cliques(cosines, max(3, half), most, self.alike)}
-        long = self._histories.lengths(crowd)
-        said = [self._weights.get(worker, 1.0) for worker in crowd]
         longest = pullers(cosines, long, said, max(2, half), most, self.against)
         pulling = {crowd[at] for at in longest}
         return alike | pulling if len(pulling | self._terms.serving) <= self.f else alike

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kardam.blocs import LONGER, angles, bloc, cliques, pullers
+from kardam import consensus
+from kardam.blocs import LONGER, SAME, angles, bloc, cliques, pullers, telling
 from kardam.consensus import SAMPLE, Consensus
 from tests.test_consensus import HONEST, LIARS, MEAN, Crew, F, N, shares
 
@@ -233,7 +234,68 @@ def test_liars_who_agree_with_each_other_alone_do_not_make_others_pull_against_t
     assert pullers(angles(rows), lengths, shared, 2, F, 0.2) == []
 
 
+# --- what tells those who stand together from who have like data ---
+
+
+def tells(rows: Rows, lengths: list[float], voices: list[float], together: set[int]) -> bool:
+    """By the definition."""
+    units = rows / np.linalg.norm(rows, axis=1)[:, None]
+    others = [p for p in range(len(rows)) if p not in together]
+    within = [float(units[p] @ units[q]) for p, q in combinations(together, 2)]
+    if np.mean(within) > SAME:
+        return True
+    if all(lengths[p] >= LONGER * lengths[q] for p in together for q in others):
+        return True
+    told = {(q, r): voices[q] * voices[r] for q, r in combinations(others, 2)}
+    if sum(told.values()) == 0:
+        return False
+    among = sum(w * float(units[q] @ units[r]) for (q, r), w in told.items()) / sum(told.values())
+    across = sum(voices[q] * float(units[p] @ units[q]) for p in together for q in others)
+    return among - across / (len(together) * sum(voices[q] for q in others)) > AGAINST
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sets(st.integers(0, 8), min_size=2, max_size=3),
+    st.floats(-3.0, 3.0),
+    st.floats(0.0, 4.0),
+    st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=9, max_size=9),
+    st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=9, max_size=9),
+)
+def test_who_stand_together_tell_by_the_others_their_lengths_or_each_other(
+    seed: int, who: set[int], by: float, like: float, lengths: list[float], voices: list[float]
+) -> None:
+    rows = leaning(pushed(crowd(seed, n=9), sorted(who), by), sorted(who), like)
+    told = telling(angles(rows), lengths, voices, sorted(who), AGAINST)
+    assert told == tells(rows, lengths, voices, who)
+
+
 # --- what consensus makes of it ---
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("lies", "blind", "refused"), [(False, False, False), (False, True, True), (True, False, True)]
+)
+def test_two_who_stand_together_are_refused_only_if_something_else_tells_them(
+    seed: int, lies: bool, blind: bool, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Along one axis, far from all others: by data of their own, or since they reverse what all
+    others say. Who is `blind` to the rest can not tell which.
+    """
+    monkeypatch.setattr(consensus, "telling", lambda *rest: blind or telling(*rest))
+    crew = Crew(Consensus(N, F, out=1e9, far=1e9, alike=9.0), seed)
+    shared, pair = MEAN / np.float32(np.linalg.norm(MEAN)), [0, 1]
+    own = 0.8 * crowd(seed + 70, d=MEAN.size)
+    own[pair] += np.float32(-2) * shared if lies else crowd(seed + 71, n=1, d=MEAN.size)[0]
+    used = list[bool]()
+    for _ in range(100):
+        for worker in range(N):
+            noise = 0.5 * crowd(int(crew.chance.integers(2**31)), n=1, d=MEAN.size)[0]
+            g = shared + own[worker] + noise
+            told = crew.says(worker, g / np.float32(np.linalg.norm(g)))
+            used += [told is None] * (worker in pair)
+    assert np.mean(used[50:]) < 0.2 if refused else np.mean(used) > 0.95
 
 
 @pytest.mark.parametrize("seed", range(3))
