@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kardam import consensus
 from kardam.blocs import LONGER, SAME, angles, bloc, cliques, pullers, telling
 from kardam.consensus import SAMPLE, Consensus
-from tests.test_consensus import HONEST, LIARS, MEAN, Crew, F, N, shares
+from tests.test_consensus import HONEST, LIARS, MEAN, OFTEN, Crew, F, N, shares
 
 D = 40
 APART = 1.2
@@ -257,17 +257,18 @@ def tells(rows: Rows, lengths: list[float], voices: list[float], together: set[i
 @given(
     st.integers(0, 2**32 - 1),
     st.sets(st.integers(0, 8), min_size=2, max_size=3),
-    st.floats(-3.0, 3.0),
-    st.floats(0.0, 4.0),
-    st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=9, max_size=9),
+    st.sampled_from([0.0, 0.5, -1.0, 2.0]),
+    st.sampled_from([0.0, 1.0, 4.0]),
+    st.lists(st.sampled_from([0.5, 1.05, 2.0]), min_size=9, max_size=9),
     st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=9, max_size=9),
 )
 def test_who_stand_together_tell_by_the_others_their_lengths_or_each_other(
     seed: int, who: set[int], by: float, like: float, lengths: list[float], voices: list[float]
 ) -> None:
     rows = leaning(pushed(crowd(seed, n=9), sorted(who), by), sorted(who), like)
-    told = telling(angles(rows), lengths, voices, sorted(who), AGAINST)
-    assert told == tells(rows, lengths, voices, who)
+    long = [length if p in who else min(length, 1.0) for p, length in enumerate(lengths)]
+    told = telling(angles(rows), long, voices, sorted(who), AGAINST)
+    assert told == tells(rows, long, voices, who)
 
 
 # --- what consensus makes of it ---
@@ -382,7 +383,7 @@ def test_where_f_say_nothing_three_with_like_data_are_honest(apart: float, alike
 @pytest.mark.parametrize("seed", range(3))
 def test_no_liar_who_goes_far_out_alone_hides_those_who_push(seed: int) -> None:
     """He would turn the axis away from them, and is refused himself."""
-    crew = Crew(Consensus(N, F), seed)
+    crew = Crew(Consensus(N, F, far=2.3, alike=9.0), seed)
     aside = np.tile(np.array([1, -1], np.float32), MEAN.size // 2)
     used: list[bool] = []
     for _ in range(100):
@@ -392,6 +393,20 @@ def test_no_liar_who_goes_far_out_alone_hides_those_who_push(seed: int) -> None:
             told = crew.says(worker, g)
             used += [told is None] * pushes
     assert np.mean(used[40:]) < 0.2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whoever_is_refused_elsewhere_is_not_taken_for_one_of_a_bloc(seed: int) -> None:
+    """The first of ten, so that all others have another number among those who are heard."""
+    crew = Crew(Consensus(N, F, out=1e9, far=1e9, alike=9.0), seed)
+    pushes, found = {N - 2, N - 1}, list[set[int]]()
+    for time in range(60):
+        for worker in range(N):
+            g = crew.honest()
+            crew.says(worker, -g if worker in pushes else g, OFTEN if worker == 0 else None)
+        found += [set(crew.stage._bloc)] * (time > 5)
+    assert set().union(*found) == pushes
+    assert found.count(pushes) > 20
 
 
 def test_who_pushes_is_found_among_more_than_are_looked_at_at_once() -> None:
