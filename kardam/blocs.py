@@ -18,8 +18,8 @@ SHARE_MAX = 0.5
 # By how much who pull against all others are longer.
 LONGER = 1.1
 
-# The mean cosine from which who stand together say the same. Of honest workers who did, nine tenths
-# had 0.3 to 0.7; of liars who send one vector all had 0.8 and more.
+# The mean cosine from which who stand together say the same. Of honest workers who did, four fifths
+# had 0.3 to 0.7; of liars who send one vector nine tenths had 0.8 and more.
 SAME = 0.8
 
 # What is divided by at least.

@@ -101,8 +101,9 @@ class Consensus(Stage):
 
     What it can not see: lies smaller than how honest histories differ, which shift what is applied
     by less than that; that f/2 or more honest workers who stand together have data of their own,
-    and do not lie, nor does who stands where a liar has joined him, or has the longest gradients
-    while liars who do not serve yet agree against him; and more than f liars.
+    and do not lie, where the others agree against them; nor does who stands where a liar has joined
+    him, or has the longest gradients while liars who do not serve yet agree against him; and more
+    than f liars.
 
     Costs O(d) a verdict; per m = min(n, SAMPLE) verdicts a pass over m histories and, for blocs,
     O(m^2 d + m^3); d numbers a worker, where d is what the memory keeps of a gradient.
