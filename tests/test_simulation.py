@@ -215,8 +215,8 @@ HELD = {
     "sign_flip:scale=10+late:after=50": 3.0,
     "sign_flip:scale=10+stops:after=50": 3.0,
     "sign_flip:scale=3+timed:exponent=0.5": 3.0,
-    # Four fifths of all arrivals are the flood's, so that what is left ends early: at 0.919 to 0.950
-    # in four seeds.
+    # Four fifths of all arrivals are the flood's, so that what is left ends early: four seeds at
+    # 0.919 to 0.950.
     "sign_flip:scale=10+flood:rho=10": 6.0,
     "alie:z=1.5+flood": 3.0,
 }
