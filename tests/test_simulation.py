@@ -215,9 +215,7 @@ HELD = {
     "sign_flip:scale=10+late:after=50": 3.0,
     "sign_flip:scale=10+stops:after=50": 3.0,
     "sign_flip:scale=3+timed:exponent=0.5": 3.0,
-    # Four fifths of all arrivals are the flood's, so that what is left ends early: four seeds at
-    # 0.919 to 0.950.
-    "sign_flip:scale=10+flood:rho=10": 6.0,
+    "sign_flip:scale=10+flood:rho=10": 4.0,  # four fifths of all arrivals are the flood's
     "alie:z=1.5+flood": 3.0,
 }
 
