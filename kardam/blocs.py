@@ -6,7 +6,6 @@ Never in here: who they are, or what is done about it.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,8 @@ SAME = 0.8
 
 # What is divided by at least.
 TINY = 1e-12
+
+Numbers = NDArray[np.float64]
 
 
 def bloc(rows: NDArray[np.float32], least: int, most: int, apart: float) -> list[int]:
@@ -120,8 +121,7 @@ def pullers(
     against them, however little else either have in common. Requires n - most >= 2.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    ranked, long = cosines[order][:, order], np.asarray(lengths)[order]
-    weight = np.asarray(weights)[order]
+    ranked, long, weight = _ordered(order, cosines, lengths, weights)
     best = margin, 0
     for k in range(least, most + 1):
         if long[k - 1] >= LONGER * long[k]:
@@ -142,23 +142,34 @@ def telling(
     """
     k = len(together)
     order = [*together, *(at for at in range(len(cosines)) if at not in together)]
-    ranked, long = cosines[order][:, order], np.asarray(lengths)[order]
-    alike = (float(ranked[:k, :k].sum()) - k) / (k * (k - 1))
+    ranked, long, weight = _ordered(order, cosines, lengths, weights)
     return (
-        alike > SAME
+        bool(ranked[:k, :k].sum() > SAME * k * (k - 1))
         or bool(long[:k].min() >= LONGER * long[k:].max())
-        or _agreed_against(ranked, np.asarray(weights)[order], k) > margin
+        or _agreed_against(ranked, weight, k) > margin
     )
 
 
-def _agreed_against(cosines: NDArray[np.float32], weights: NDArray[Any], k: int) -> float:
+def _ordered(
+    order: Sequence[int] | NDArray[np.intp],
+    cosines: NDArray[np.float32],
+    lengths: Sequence[float],
+    weights: Sequence[float],
+) -> tuple[Numbers, Numbers, Numbers]:
+    """All three in this order, the cosines without anybody's with itself."""
+    ranked = cosines[order][:, order].astype(np.float64)
+    np.fill_diagonal(ranked, 0.0)
+    return ranked, np.asarray(lengths)[order], np.asarray(weights)[order]
+
+
+def _agreed_against(cosines: Numbers, weights: Numbers, k: int) -> float:
     """Mean of cos(q, r), q and r being any two after the first k, less that of cos(p, q), p being
-    of the first k: those after them each by its weight. Without two of these, minus infinity.
+    of the first k: those after them each by its weight. Without two of these, minus infinity. The
+    cosines are without anybody's with itself.
     """
     w = weights[k:]
     pairs = w.sum() ** 2 - w @ w
     if pairs <= TINY:
         return -math.inf
-    # Without each one's cosine with itself.
-    among = (w @ cosines[k:, k:].astype(np.float64) @ w - w @ w) / pairs
+    among = w @ cosines[k:, k:] @ w / pairs
     return float(among - (cosines[:k, k:] @ w).mean() / w.sum())

@@ -222,6 +222,22 @@ def test_nobody_pulls_against_those_who_do_not_agree(seed: int, lengths: list[fl
     assert pullers(angles(crowd(seed, d=1000)), lengths, [1.0] * N, 2, F, AGAINST) == []
 
 
+def test_who_say_nothing_agree_with_nobody_and_take_nobodys_agreement_away() -> None:
+    """A row of no length has no cosine, not even with itself."""
+    rows = crowd(8, d=1000)
+    rows[2:6] += 1.5 * crowd(96, n=1, d=1000)
+    rows[:2] -= 1.5 * crowd(96, n=1, d=1000)
+    rows[6:] = 0
+    lengths, each = [2.0, 2.0, *[1.0] * 8], [1.0] * N
+    units = rows[:6] / np.linalg.norm(rows[:6], axis=1)[:, None]
+    among = sum(float(units[q] @ units[r]) for q, r in combinations(range(2, 6), 2)) / 28
+    across = sum(float(units[p] @ units[q]) for p in (0, 1) for q in range(2, 6)) / 16
+    for margin, found in ((among - across - 1e-4, True), (among - across + 1e-4, False)):
+        assert pullers(angles(rows), lengths, each, 2, 2, margin) == ([0, 1] if found else [])
+        assert telling(angles(rows), each, each, [0, 1], margin) == found
+    assert not telling(angles(rows), each, each, [8, 9], margin)
+
+
 def test_liars_who_agree_with_each_other_alone_do_not_make_others_pull_against_them() -> None:
     """Three copies of one worker agree; they share its voice, so that they agree no more than it
     does with anybody.
