@@ -289,7 +289,8 @@ class Consensus(Stage):
         inside = values <= self.out * middle
         self._weights.update(zip(workers, said, strict=True))
         self._bloc.difference_update(crowd)
-        self._bloc |= self._blocs(crowd, rows, heard, expected, inside)
+        together = self._together(histories, expected, inside)
+        self._bloc |= self._blocs(crowd, rows, heard, together)
         others = dict(zip(workers, without, strict=True))
         self._centre = _Centre(z, others, own, middle)
 
@@ -298,19 +299,15 @@ class Consensus(Stage):
         crowd: list[WorkerId],
         rows: NDArray[np.float32],
         heard: NDArray[np.bool],
-        expected: Numbers,
-        inside: NDArray[np.bool],
+        together: list[int],
     ) -> set[WorkerId]:
-        """Who is of a bloc, by the histories of the crowd; of those who were heard, as long as is
-        expected of each, and inside or far out.
-        """
+        """Who is of a bloc, by the histories of the crowd: these of the heard stand together."""
         most = -(-(self.f - self._missing) * len(crowd) // self.n)
         if most < 2:
             return set()
         cosines, long = angles(rows), self._histories.lengths(crowd)
         said = [self._weights.get(worker, 1.0) for worker in crowd]
         found = self._agreed(crowd, cosines, long, said, most)
-        together = self._together(rows[heard], expected, inside)
         if together:
             those, told = cosines[heard][:, heard], list(compress(said, heard))
             if telling(those, list(compress(long, heard)), told, together, self.against):
