@@ -212,10 +212,13 @@ def _name(own: Mapping[str, Row]) -> str:
 
 
 class Total(NamedTuple):
-    """A rule over many cells. Honest work and time are those of cells without attack."""
+    """A rule over many cells: those of the lowest accuracy, and where most is lost to plain SGD
+    without attack, which differ where conditions do; honest work and time where nobody lies.
+    """
 
     rule: str
     rate: str
+    lowest: Row
     worst: Row
     mean_loss: float
     honest: float
@@ -235,6 +238,7 @@ def totals(rows: Sequence[Row]) -> list[Total]:
             Total(
                 rule=rule + "*" * own[0].starred,
                 rate=own[0].rate,
+                lowest=min(own, key=lambda row: row.accuracy),
                 worst=max(own, key=lambda row: row.loss),
                 mean_loss=statistics.fmean(row.loss for row in own),
                 honest=min((row.honest for row in free), default=math.nan),
@@ -247,19 +251,19 @@ def totals(rows: Sequence[Row]) -> list[Total]:
 
 
 def _summary(rows: Sequence[Row]) -> str:
-    head = ["rule", "rate", "worst accuracy", "where", "points lost, worst", "mean"]
+    head = ["rule", "rate", "lowest accuracy", "in", "most points lost", "in", "on the mean"]
     head += ["honest admitted, no attack", "of the worst worker", "liars' part, most"]
     head += ["times as long to 95 %"]
     lines = [head]
     for total in totals(rows):
-        worst = total.worst
         lines.append(
             [
                 total.rule,
                 total.rate.removeprefix("constant:gamma="),
-                f"{worst.accuracy:.3f}",
-                f"{worst.place.attack}, {worst.place.condition}",
-                f"{worst.loss:.1f}",
+                f"{total.lowest.accuracy:.3f}",
+                _cell(total.lowest.place),
+                f"{total.worst.loss:.1f}",
+                _cell(total.worst.place),
                 f"{total.mean_loss:.1f}",
                 f"{total.honest:.2f}",
                 f"{total.worst_worker:.2f}",
@@ -268,6 +272,10 @@ def _summary(rows: Sequence[Row]) -> str:
             ]
         )
     return table(lines)
+
+
+def _cell(place: Place) -> str:
+    return f"{place.attack}, {place.condition}"
 
 
 def cells(rows: Sequence[Row]) -> str:

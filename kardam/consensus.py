@@ -6,20 +6,19 @@ Never in here: the newest gradient alone, which is mostly noise; or what a worke
 import math
 from collections import defaultdict, deque
 from itertools import compress
-from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kardam.blocs import angles, bloc, cliques, pullers, telling
+from kardam.centre import ALIKE, Numbers, expected, look
 from kardam.growth import Evidence, distance
 from kardam.histories import Histories
 from kardam.messages import Refusal, Vector, WorkerId
 from kardam.stage import Stage
 from kardam.state import State
 from kardam.terms import Terms
-from kardam.voices import lengths, voices, weighted_median
 
 # Of how many histories the centre is made at once. Of more workers, these take turns.
 SAMPLE = 256
@@ -28,18 +27,10 @@ SAMPLE = 256
 # half of what a verdict costs.
 SELDOM = 10
 
-# What is divided by at least.
-TINY = np.finfo(np.float32).tiny
-
-# A median of D_p of no more than this is rounding: all are alike.
-ALIKE = 1e-3
-
-Numbers = NDArray[np.floating[Any]]
-
 
 class _Centre(NamedTuple):
-    """z; z_(-p) of each worker p that had a part in it; and what else was seen of the population
-    when it moved last.
+    """z; z_(-p) of each worker p that had a part in it; and what else was seen of the crowd when it
+    moved last (see centre).
     """
 
     z: Vector
@@ -73,9 +64,7 @@ class Consensus(Stage):
     fit less, so that it lies farther out still. `out` is refused even if f others serve.
 
     The centre z moves once per n verdicts (or SAMPLE, if that is less; or SELDOM, if that is more),
-    by one step of centered clipping (Karimireddy, He, Jaggi, ICML 2021): the weighted mean of
-    h_q - z, each clipped to their median length. z_(-p) is that mean without p's part, so that
-    nobody holds the centre by himself.
+    by one step of centered clipping; z_(-p) is it without p's part (see centre).
 
     *Blocs.* A model that is pushed by some and pulled by all others rests between them, where each
     is no farther from the centre than honest workers are who have little in common. But those who
@@ -184,7 +173,7 @@ class Consensus(Stage):
         others = self._centre.without.get(worker, self._centre.z)
         history = self._histories.direction(worker)
         value = distance(history, others)
-        value /= math.sqrt(_expected(self._histories.variance(worker), self._centre.own))
+        value /= math.sqrt(expected(self._histories.variance(worker), self._centre.own))
         middle = self._centre.median
         low = self.near * middle if middle > ALIKE else 0.0
         high = self.far * middle
@@ -265,34 +254,15 @@ class Consensus(Stage):
         histories = rows[heard]
         variances = np.array([self._histories.variance(worker) for worker in workers])
         z = self._centre.z if self._centre is not None else np.median(histories, axis=0)
-        pulls = histories - z
-        far = lengths(pulls)
-        weights = voices(pulls / np.sqrt(variances).astype(np.float32)[:, None], self.echo)
-        said = weights.tolist()
-        shrink = np.minimum(1.0, median(far.tolist()) / np.maximum(far, TINY))
-        pulls *= shrink[:, None].astype(np.float32)
-        total = float(weights.sum())
-        mean = (weights / total).astype(np.float32) @ pulls
-        z = (z + mean).astype(np.float32)
-        # The mean of the others is as far on this side of the mean as a worker's part is beyond.
-        parts = np.array([w / (total - w) if total > w else 0.0 for w in said], np.float32)
-        pulls -= mean
-        pulls *= parts[:, None]
-        without = z - pulls
-        squares = np.square(lengths(histories - without).astype(np.float64))
-        own = self._own(squares, variances, weights)
-        expected = _expected(variances, own)
-        values = np.sqrt(squares / expected)
-        # Again without those that are too near: they would draw the bounds in around themselves.
-        kept = values >= self.near * weighted_median(values.tolist(), said)
-        middle = max(weighted_median(values[kept].tolist(), weights[kept].tolist()), ALIKE)
-        inside = values <= self.out * middle
-        self._weights.update(zip(workers, said, strict=True))
+        told = (self.n - self.f) * min(self.n, SAMPLE) / self.n
+        seen = look(histories, variances, z, echo=self.echo, near=self.near, told=told)
+        self._weights.update(zip(workers, seen.weights.tolist(), strict=True))
+        inside = seen.distances <= self.out * seen.median
         self._bloc.difference_update(crowd)
-        together = self._together(histories, expected, inside)
+        together = self._together(histories, seen.expected, inside)
         self._bloc |= self._blocs(crowd, rows, heard, together)
-        others = dict(zip(workers, without, strict=True))
-        self._centre = _Centre(z, others, own, middle)
+        others = dict(zip(workers, seen.without, strict=True))
+        self._centre = _Centre(seen.z, others, seen.own, seen.median)
 
     def _blocs(
         self,
@@ -316,7 +286,7 @@ class Consensus(Stage):
         return found
 
     def _together(
-        self, histories: NDArray[np.float32], expected: Numbers, inside: NDArray[np.bool]
+        self, histories: NDArray[np.float32], scale: Numbers, inside: NDArray[np.bool]
     ) -> list[int]:
         """Who stand together among those who are `inside`: not far out. Who is far out, was refused
         elsewhere, or says nothing, is of the f already; and whoever goes far alone would turn the
@@ -327,7 +297,7 @@ class Consensus(Stage):
         least = max(2, (most + 1) // 2)
         if least > most:
             return []
-        rows = histories[who] / np.sqrt(expected[who]).astype(np.float32)[:, None]
+        rows = histories[who] / np.sqrt(scale[who]).astype(np.float32)[:, None]
         return [int(who[at]) for at in bloc(rows, least, most, self.apart)]
 
     def _agreed(
@@ -347,18 +317,6 @@ class Consensus(Stage):
         longest = pullers(cosines, long, said, max(2, half), most, self.against)
         pulling = {crowd[at] for at in longest}
         return alike | pulling if len(pulling | self._terms.serving) <= self.f else alike
-
-    def _own(self, squares: Numbers, variances: Numbers, weights: Numbers) -> float:
-        """omega^2: the median of what squared distances are beyond noise, of all with two answers.
-        While fewer than n - f have them, it is all there is: their noise is not told from it yet.
-        """
-        # Of few workers, plain numbers take half the time of arrays.
-        seen = zip(squares.tolist(), variances.tolist(), weights.tolist(), strict=True)
-        told = [(square, v, weight) for square, v, weight in seen if v < 1 - 1e-9]
-        if len(told) * self.n < (self.n - self.f) * min(self.n, SAMPLE):
-            return 1.0
-        own = [min(max((square - v) / (1 - v), 0.0), 1.0) for square, v, _ in told]
-        return weighted_median(own, [weight for _, _, weight in told])
 
     def _sample(self) -> list[WorkerId]:
         """The next SAMPLE of those who have answered, each as often as any other. Neighbours, who
@@ -416,10 +374,3 @@ class Consensus(Stage):
         if (centre := state["centre"]) is not None:
             z, without, *seen = centre
             self._centre = _Centre(z, {worker: others for worker, others in without}, *seen)
-
-
-def _expected(variance: Any, own: float) -> Any:
-    """E ||h_p - z||^2 of a worker with so much of its own: directions have length 1, so what is
-    not its own, or everybody's, is noise.
-    """
-    return own + (1 - own) * variance

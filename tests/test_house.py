@@ -74,7 +74,7 @@ kardam.descent  kardam.stats  kardam.keys  kardam.diagnosis
 kardam.trusted
 kardam.filters  kardam.dampening  kardam.gathering  kardam.optimizers  kardam.rates
 kardam.gathering.rivals  kardam.consensus  kardam.throttle
-kardam.terms  kardam.histories
+kardam.terms  kardam.histories  kardam.centre
 kardam.gathering.gathering  kardam.stage  kardam.probation  kardam.voices  kardam.blocs
 kardam.aggregators  kardam.lens  kardam.uploads
 kardam.rooms
