@@ -16,12 +16,12 @@ from kardam.voices import lengths, voices, weighted_median
 TINY = np.finfo(np.float32).tiny
 
 # A median of D_p of no more than this is rounding: all are alike.
-ALIKE = 1e-3
+ROUNDING = 1e-3
 
 Numbers = NDArray[np.floating[Any]]
 
 
-class Crowd(NamedTuple):
+class Seen(NamedTuple):
     """What is seen of n histories of length d at once."""
 
     z: Vector
@@ -30,7 +30,7 @@ class Crowd(NamedTuple):
     weights: NDArray[np.float64]  # of each voice, 1 over how many share it
     expected: Numbers  # E ||h_p - z_(-p)||^2
     distances: Numbers  # D_p
-    median: float  # of D_p; ALIKE at least
+    median: float  # of D_p; ROUNDING at least
 
 
 def look(
@@ -40,48 +40,48 @@ def look(
     *,
     echo: float,
     near: float,
-    told: float,
-) -> Crowd:
-    """One step of centered clipping from z (Karimireddy, He, Jaggi, ICML 2021): the weighted mean
-    of h_q - z, each clipped to their median length. z_(-p) is that mean without p's part, so that
-    nobody holds the centre by himself.
+    enough: float,
+) -> Seen:
+    """One step of centered clipping from z (Karimireddy, He, Jaggi, ICML 2021): the mean of
+    h_q - z, by voices, each clipped to their median length. z_(-p) is that mean without p's part,
+    so that nobody holds the centre by himself.
 
         D_p = ||h_p - z_(-p)|| / sqrt(omega^2 + (1 - omega^2) v_p)
 
     `variances` are v_p, of shape (n,). Their median is without those nearer than `near` of it: they
-    would draw the bounds in around themselves. `echo` is as for voices; `told`, as for `_own`.
+    would draw the bounds in around themselves. `echo` is as for voices; `enough`, as for `_own`.
     """
     pulls = histories - z
     far = lengths(pulls)
     weights = voices(pulls / np.sqrt(variances).astype(np.float32)[:, None], echo)
-    said = weights.tolist()
+    plain = weights.tolist()
     shrink = np.minimum(1.0, median(far.tolist()) / np.maximum(far, TINY))
     pulls *= shrink[:, None].astype(np.float32)
     total = float(weights.sum())
     mean = (weights / total).astype(np.float32) @ pulls
     z = (z + mean).astype(np.float32)
     # The mean of the others is as far on this side of the mean as a worker's part is beyond.
-    parts = np.array([w / (total - w) if total > w else 0.0 for w in said], np.float32)
+    parts = np.array([w / (total - w) if total > w else 0.0 for w in plain], np.float32)
     pulls -= mean
     pulls *= parts[:, None]
     without = z - pulls
     squares = np.square(lengths(histories - without).astype(np.float64))
-    own = _own(squares, variances, weights, told)
+    own = _own(squares, variances, weights, enough)
     mild = expected(variances, own)
     distances = np.sqrt(squares / mild)
-    kept = distances >= near * weighted_median(distances.tolist(), said)
+    kept = distances >= near * weighted_median(distances.tolist(), plain)
     middle = weighted_median(distances[kept].tolist(), weights[kept].tolist())
-    return Crowd(z, without, own, weights, mild, distances, max(middle, ALIKE))
+    return Seen(z, without, own, weights, mild, distances, max(middle, ROUNDING))
 
 
-def _own(squares: Numbers, variances: Numbers, weights: Numbers, told: float) -> float:
+def _own(squares: Numbers, variances: Numbers, weights: Numbers, enough: float) -> float:
     """omega^2: the median of what squared distances are beyond noise, of all with two answers.
-    While fewer than `told` have them, it is all there is: their noise is not told from it yet.
+    While fewer than `enough` have them, it is all there is: their noise is not told from it yet.
     """
     # Of few workers, plain numbers take half the time of arrays.
     seen = zip(squares.tolist(), variances.tolist(), weights.tolist(), strict=True)
     twice = [(square, v, weight) for square, v, weight in seen if v < 1 - 1e-9]
-    if len(twice) < told:
+    if len(twice) < enough:
         return 1.0
     own = [min(max((square - v) / (1 - v), 0.0), 1.0) for square, v, _ in twice]
     return weighted_median(own, [weight for _, _, weight in twice])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kardam.blocs import angles, bloc, cliques, pullers, telling
-from kardam.centre import ALIKE, Numbers, expected, look
+from kardam.centre import ROUNDING, expected, look
 from kardam.growth import Evidence, distance
 from kardam.histories import Histories
 from kardam.messages import Refusal, Vector, WorkerId
@@ -36,7 +36,7 @@ class _Centre(NamedTuple):
     z: Vector
     without: dict[WorkerId, Vector]
     own: float  # omega^2
-    median: float  # of D_p; ALIKE at least
+    median: float  # of D_p; ROUNDING at least
 
 
 class Consensus(Stage):
@@ -46,8 +46,8 @@ class Consensus(Stage):
     A history h_p is the average *direction* of one worker's latest gradients (see histories), over
     what it would be expected to differ by: its noise v_p, and what honest workers have of their own
     in their data, omega^2, the median of what their squared distances are beyond noise. What
-    another rule refuses for what it says is not in it: a liar who knows that rule could send honest
-    work whenever it would refuse his lie, and be known by that.
+    passes here, and another rule refuses for what it says, is taken out of it again: a liar who
+    knows that rule could send honest work whenever it would refuse his lie, and be known by that.
 
         D_p = ||h_p - z_(-p)|| / sqrt(omega^2 + (1 - omega^2) v_p)
         too near    D_p < near median
@@ -76,17 +76,20 @@ class Consensus(Stage):
     against them, however unlike each one's data are. Or else they point the same way, where nobody
     else does: three at least, since two honest workers may well have like data.
 
-    *Places.* No more than f serve at once, and whoever another rule refuses takes one: f are all
-    that lie, so who is shut out for them is honest.
+    *Places.* No more than f serve at once, and whoever another rule refuses for what it says takes
+    one: f are all that lie, so who is shut out for them is honest. But nobody takes his own, or f
+    liars could hide behind what they have refused. Who is refused for how often he comes takes
+    none: he may be honest, and fast.
 
     *Voices.* A small multiple of a mean that colluders agree on lies nearer to any centre than an
     honest history, which is mostly noise, and three of them own the geometric median of ten. But
     independent noise keeps honest histories apart. Those that are closer together than `echo` times
-    the median distance to the nearest neighbour share one voice: in the centre, in all medians, and
-    in admissions, where of w answers one is used (`echo`).
+    the median distance to the nearest neighbour share one voice: in the centre, in the medians of
+    D_p and of omega^2, and in admissions, where of w answers one is used (`echo`).
 
-    *Refused elsewhere.* Who passes here, but is refused by another rule, is left out of the centre
-    and of the medians until it is admitted; unless that left fewer than n - f.
+    *Refused elsewhere.* Who passes here, but is refused by another rule for what it says, is left
+    out of the centre and of the medians until it is admitted; unless that left fewer than n - f. It
+    may be of a bloc all the same.
 
     What it can not see: lies smaller than how honest histories differ, which shift what is applied
     by less than that; that f/2 or more honest workers who stand together have data of their own,
@@ -94,8 +97,9 @@ class Consensus(Stage):
     him, or has the longest gradients while liars who do not serve yet agree against him; and more
     than f liars.
 
-    Costs O(d) a verdict; per m = min(n, SAMPLE) verdicts a pass over m histories and, for blocs,
-    O(m^2 d + m^3); d numbers a worker, where d is what the memory keeps of a gradient.
+    Costs O(d) a verdict, and O(f) of who is guilty and finds no place; per m = min(n, SAMPLE)
+    verdicts a pass over m histories and, for blocs, O(m^2 d + m^3); and 2 d numbers a worker, h_p
+    and z_(-p), where d is what the memory keeps of a gradient.
     """
 
     def __init__(
@@ -140,9 +144,13 @@ class Consensus(Stage):
         self._bloc: set[WorkerId] = set()
         # Of each worker, which of its latest answers were too far.
         self._far: dict[WorkerId, deque[bool]] = defaultdict(lambda: deque(maxlen=span))
-        # Verdicts since the last move, and how many workers' turns there were.
+        # Verdicts since the last move.
         self._since = 0
-        self._turns = 0
+        # Whose turns are left of a pass over all of more than SAMPLE workers; of how many turns it
+        # is, and how many passes there were.
+        self._queue: list[list[WorkerId]] = []
+        self._turns = 1
+        self._passes = 0
         # Whether the answer that was judged last passed here.
         self._passed = False
         # Who is refused elsewhere, with the admissions when it was last.
@@ -170,12 +178,8 @@ class Consensus(Stage):
             self._new.add(worker)
         if self._centre is None:
             return Refusal("unmeasured")
-        others = self._centre.without.get(worker, self._centre.z)
-        history = self._histories.direction(worker)
-        value = distance(history, others)
-        value /= math.sqrt(expected(self._histories.variance(worker), self._centre.own))
-        middle = self._centre.median
-        low = self.near * middle if middle > ALIKE else 0.0
+        value, middle = self._distance(worker, self._centre), self._centre.median
+        low = self.near * middle if middle > ROUNDING else 0.0
         high = self.far * middle
         if not evidence.counts:
             # A newcomer takes nobody's place among those who serve.
@@ -184,7 +188,7 @@ class Consensus(Stage):
         far = self._far[worker]
         far.append(value > high or worker in self._bloc)
         guilty = out or sum(far) >= self.need
-        places = self.f - len(self._elsewhere.keys() - self._terms.serving) if guilty else 0
+        places = self._places(worker) if guilty else 0
         if self._terms.serves(worker, guilty=guilty, places=places) or out or value < low:
             return Refusal("consensus", value, low, high)
         echo = self._share(worker)
@@ -200,14 +204,19 @@ class Consensus(Stage):
 
     def refuse(self, evidence: Evidence, refusal: Refusal) -> None:
         worker = evidence.worker
-        if not self._passed:
-            return
-        self._elsewhere[worker] = self._terms.now
-        if refusal.for_content:
+        # Who only comes too often may be honest, and fast.
+        if self._passed and refusal.for_content:
+            self._elsewhere[worker] = self._terms.now
             self._histories.take_back()
             self._far[worker].pop()
             if self._terms.convicted(worker):
                 self._far[worker].append(True)
+
+    def _places(self, worker: WorkerId) -> int:
+        """How many may serve, this one among them: f less those whom another rule refuses. Himself
+        he does not shelter.
+        """
+        return self.f - len(self._elsewhere.keys() - self._terms.serving - {worker})
 
     def forget(self, worker: WorkerId) -> None:
         for those in (self._new, self._bloc):
@@ -221,6 +230,12 @@ class Consensus(Stage):
             self._centre.without.pop(worker, None)
 
     # --- the centre ---
+
+    def _distance(self, worker: WorkerId, centre: _Centre) -> float:
+        """D_p."""
+        others = centre.without.get(worker, centre.z)
+        apart = distance(self._histories.direction(worker), others)
+        return apart / math.sqrt(expected(self._histories.variance(worker), centre.own))
 
     @property
     def _known(self) -> int:
@@ -245,89 +260,85 @@ class Consensus(Stage):
         # Whoever is not heard of any more takes nobody's place.
         for worker in [w for w, at in self._elsewhere.items() if self._terms.long_ago(at)]:
             del self._elsewhere[worker]
-        crowd = self._sample()
+        crowd, share = self._sample()
+        # How many honest workers there are among so many, at least.
+        enough = share * (self.n - self.f)
         rows = self._histories.directions(crowd)
+        variances = np.array([self._histories.variance(worker) for worker in crowd])
         heard = np.array([worker not in self._elsewhere for worker in crowd])
-        if self._known - len(self._elsewhere) < self.n - self.f:
+        if np.count_nonzero(heard) < enough:
             heard[:] = True
+        z = self._centre.z if self._centre is not None else np.median(rows[heard], axis=0)
+        seen = look(rows[heard], variances[heard], z, echo=self.echo, near=self.near, enough=enough)
         workers = list(compress(crowd, heard))
-        histories = rows[heard]
-        variances = np.array([self._histories.variance(worker) for worker in workers])
-        z = self._centre.z if self._centre is not None else np.median(histories, axis=0)
-        told = (self.n - self.f) * min(self.n, SAMPLE) / self.n
-        seen = look(histories, variances, z, echo=self.echo, near=self.near, told=told)
         self._weights.update(zip(workers, seen.weights.tolist(), strict=True))
-        inside = seen.distances <= self.out * seen.median
-        self._bloc.difference_update(crowd)
-        together = self._together(histories, seen.expected, inside)
-        self._bloc |= self._blocs(crowd, rows, heard, together)
         others = dict(zip(workers, seen.without, strict=True))
         self._centre = _Centre(seen.z, others, seen.own, seen.median)
+        rows /= np.sqrt(expected(variances, seen.own)).astype(np.float32)[:, None]
+        distances = np.empty(len(crowd))
+        distances[heard] = seen.distances
+        for at in np.flatnonzero(~heard).tolist():
+            distances[at] = self._distance(crowd[at], self._centre)
+        self._bloc.difference_update(crowd)
+        self._bloc |= self._blocs(crowd, rows, distances <= self.out * seen.median)
 
     def _blocs(
-        self,
-        crowd: list[WorkerId],
-        rows: NDArray[np.float32],
-        heard: NDArray[np.bool],
-        together: list[int],
+        self, crowd: list[WorkerId], rows: NDArray[np.float32], inside: NDArray[np.bool]
     ) -> set[WorkerId]:
-        """Who is of a bloc, by the histories of the crowd: these of the heard stand together."""
+        """Who is of a bloc, by rows over what is expected of their lengths: of the whole crowd,
+        since whoever is refused elsewhere now and then, by his own doing, may be one of them. Who
+        stand together are `inside`, not far out. Who is, is of the f already; and whoever goes far
+        alone would turn the axis away from the others.
+        """
         most = -(-(self.f - self._missing) * len(crowd) // self.n)
         if most < 2:
             return set()
         cosines, long = angles(rows), self._histories.lengths(crowd)
-        said = [self._weights.get(worker, 1.0) for worker in crowd]
-        found = self._agreed(crowd, cosines, long, said, most)
-        if together:
-            those, told = cosines[heard][:, heard], list(compress(said, heard))
-            if telling(those, list(compress(long, heard)), told, together, self.against):
-                workers = list(compress(crowd, heard))
-                found.update(workers[at] for at in together)
+        weights = [self._weights.get(worker, 1.0) for worker in crowd]
+        found = self._by_cosine(crowd, cosines, long, weights, most)
+        who = np.flatnonzero(inside)
+        left = most - (len(crowd) - who.size)
+        least = max(2, (left + 1) // 2)
+        if least <= left:
+            together = [int(who[at]) for at in bloc(rows[who], least, left, self.apart)]
+            if together and telling(cosines, long, weights, together, self.against):
+                found.update(crowd[at] for at in together)
         return found
 
-    def _together(
-        self, histories: NDArray[np.float32], scale: Numbers, inside: NDArray[np.bool]
-    ) -> list[int]:
-        """Who stand together among those who are `inside`: not far out. Who is far out, was refused
-        elsewhere, or says nothing, is of the f already; and whoever goes far alone would turn the
-        axis away from the others.
-        """
-        who, left = np.flatnonzero(inside), self.f - len(self._elsewhere) - self._missing
-        most = -(-left * inside.size // self.n) - (inside.size - who.size)
-        least = max(2, (most + 1) // 2)
-        if least > most:
-            return []
-        rows = histories[who] / np.sqrt(scale[who]).astype(np.float32)[:, None]
-        return [int(who[at]) for at in bloc(rows, least, most, self.apart)]
-
-    def _agreed(
+    def _by_cosine(
         self,
         crowd: list[WorkerId],
         cosines: NDArray[np.float32],
         long: list[float],
-        said: list[float],
+        weights: list[float],
         most: int,
     ) -> set[WorkerId]:
-        """The blocs of those who point the same way, and of those who pull against all others: of
-        all, since whoever is refused elsewhere now and then is one of them. With those who serve,
-        who pull are no more than f, or they are honest, and liars who serve agree against them.
+        """The blocs of those who point the same way, and of those who pull against all others. With
+        those who serve, who pull are no more than f, or they are honest, and liars who serve agree
+        against them.
         """
         half = (most + 1) // 2
         alike = {crowd[at] for at in cliques(cosines, max(3, half), most, self.alike)}
-        longest = pullers(cosines, long, said, max(2, half), most, self.against)
+        longest = pullers(cosines, long, weights, max(2, half), most, self.against)
         pulling = {crowd[at] for at in longest}
         return alike | pulling if len(pulling | self._terms.serving) <= self.f else alike
 
-    def _sample(self) -> list[WorkerId]:
-        """The next SAMPLE of those who have answered, each as often as any other. Neighbours, who
-        may be one liar's, come in different turns.
+    def _sample(self) -> tuple[list[WorkerId], float]:
+        """Whose turn it is, SAMPLE of all who have answered at most; and what share that is. Each
+        has as many turns as any other, and with others each time, lest f liars be most of one.
         """
-        workers = sorted(self._histories.workers - self._new)
-        if len(workers) <= SAMPLE:
-            return workers
-        strides = -(-len(workers) // SAMPLE)
-        self._turns += 1
-        return workers[self._turns % strides :: strides]
+        if not self._queue:
+            workers = sorted(self._histories.workers - self._new)
+            self._turns = -(-len(workers) // SAMPLE)
+            if self._turns == 1:
+                return workers, 1.0
+            self._passes += 1
+            # In an order of its own each time, which is nobody's secret, and no chance.
+            np.random.default_rng(self._passes).shuffle(workers)
+            self._queue = [workers[turn :: self._turns] for turn in range(self._turns)]
+        known = self._histories.workers
+        crowd = [w for w in self._queue.pop() if w in known and w not in self._new]
+        return crowd, 1 / self._turns
 
     # --- voices ---
 
@@ -358,7 +369,9 @@ class Consensus(Stage):
             "credits": [[worker, value] for worker, value in self._credits.items()],
             "centre": centre,
             "since": self._since,
+            "queue": list(self._queue),
             "turns": self._turns,
+            "passes": self._passes,
         }
 
     def restore(self, state: State) -> None:
@@ -370,7 +383,8 @@ class Consensus(Stage):
         self._new, self._bloc = set(state["new"]), set(state["bloc"])
         self._weights = {worker: value for worker, value in state["weights"]}
         self._credits = {worker: value for worker, value in state["credits"]}
-        self._since, self._turns = state["since"], state["turns"]
+        self._since, self._queue = state["since"], state["queue"]
+        self._turns, self._passes = state["turns"], state["passes"]
         if (centre := state["centre"]) is not None:
             z, without, *seen = centre
             self._centre = _Centre(z, {worker: others for worker, others in without}, *seen)

@@ -3,8 +3,8 @@
 Never in here: who else there is, or what is too far from what.
 """
 
-import math
 from collections.abc import KeysView, Sequence
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -14,16 +14,19 @@ from kardam.growth import Evidence
 from kardam.messages import Vector, WorkerId
 from kardam.state import State, Stateful
 
-# What is no longer has no direction: its squares leave float32, and its norm is less than it is.
+# What is no longer has no direction, and says nothing.
 SHORT = 1e-12
+
+# Of how many answers the median is the length of a history.
+LENGTHS = 25
 
 
 class _Sums(NamedTuple):
-    """sum_i beta^(k-i) (1 - beta) g_i / ||g_i||, over k answers; and of log ||g_i|| likewise."""
+    """sum_i beta^(k-i) (1 - beta) g_i / ||g_i||, over k answers; and the latest ||g_i||."""
 
     directions: Vector
     answers: int
-    logs: float
+    lengths: tuple[float, ...]
 
 
 class Histories(Stateful):
@@ -31,11 +34,12 @@ class Histories(Stateful):
 
         h_p = sum_i beta^(k-i) g_i/||g_i|| (1-beta) / (1-beta^k)
         v_p = (1-beta)/(1+beta) (1+beta^k)/(1-beta^k)
-        l_p = exp(sum_i beta^(k-i) log ||g_i|| (1-beta) / (1-beta^k))
+        l_p = median of the latest LENGTHS of ||g_i||
 
     v_p being by how much averaging has shrunk the variance of one direction, and l_p a length that
-    no single answer makes much longer. Of d numbers a worker, where d is what the memory keeps of a
-    gradient.
+    less than half of the answers do not change. An answer without a direction is none of the k, or
+    honest workers who seldom have one would fade: unless there is no other. Of d numbers a worker,
+    where d is what the memory keeps of a gradient.
     """
 
     def __init__(self, beta: float) -> None:
@@ -47,17 +51,21 @@ class Histories(Stateful):
         self._latest: tuple[WorkerId, _Sums | None] | None = None
 
     def remember(self, evidence: Evidence) -> None:
-        weight = (1 - self.beta) / evidence.norm if evidence.norm > SHORT else 0.0
-        # float64 would change nothing but the memory it takes.
-        direction = np.float32(weight) * evidence.g
-        answers, logs = 1, (1 - self.beta) * math.log(max(evidence.norm, SHORT))
         before = self._sums.get(evidence.worker)
         self._latest = evidence.worker, before
-        if before is not None:
-            direction += np.float32(self.beta) * before.directions
-            answers += before.answers
-            logs += self.beta * before.logs
-        self._sums[evidence.worker] = _Sums(direction, answers, logs)
+        if evidence.norm > SHORT:
+            self._sums[evidence.worker] = self._with(before, evidence)
+        elif before is None:
+            self._sums[evidence.worker] = _Sums(np.zeros(evidence.g.shape, np.float32), 1, ())
+
+    def _with(self, before: _Sums | None, evidence: Evidence) -> _Sums:
+        # float64 would change nothing but the memory it takes.
+        direction = np.float32((1 - self.beta) / evidence.norm) * evidence.g
+        if before is None or not before.lengths:
+            return _Sums(direction, 1, (evidence.norm,))
+        direction += np.float32(self.beta) * before.directions
+        lengths = (*before.lengths, evidence.norm)[-LENGTHS:]
+        return _Sums(direction, before.answers + 1, lengths)
 
     def take_back(self) -> None:
         """What was remembered last is as if it had never come."""
@@ -89,8 +97,8 @@ class Histories(Stateful):
         return rows
 
     def lengths(self, workers: Sequence[WorkerId]) -> list[float]:
-        """l_p of each of these."""
-        return [math.exp(self._sums[w].logs / (1 - self._faded(w))) for w in workers]
+        """l_p of each of these; 0 of who never had a direction."""
+        return [median(self._sums[worker].lengths or (0.0,)) for worker in workers]
 
     def _faded(self, worker: WorkerId) -> float:
         faded: float = self.beta ** self._sums[worker].answers
@@ -110,7 +118,12 @@ class Histories(Stateful):
         self._sums.pop(worker, None)
 
     def state(self) -> State:
-        return {"sums": [[worker, *its] for worker, its in self._sums.items()]}
+        return {
+            "sums": [[worker, *its[:2], list(its.lengths)] for worker, its in self._sums.items()]
+        }
 
     def restore(self, state: State) -> None:
-        self._sums = {worker: _Sums(*its) for worker, *its in state["sums"]}
+        self._sums = {
+            worker: _Sums(directions, answers, tuple(lengths))
+            for worker, directions, answers, lengths in state["sums"]
+        }

@@ -11,7 +11,7 @@ from kardam.messages import WorkerId
 from kardam.state import State, Stateful
 
 # How many times as long as the last a term is, and as the first at most.
-LONGER, LONGEST = 8, 16
+FACTOR, LONGEST = 8, 16
 
 # However often a worker was convicted, so many times `clean` rounds forgive it.
 STRIKES_MAX = 20
@@ -102,7 +102,7 @@ class Terms(Stateful):
             # Without a place there is no conviction: f others are to blame.
             if self._has_place_for(strikes, places):
                 record.strikes, record.since = strikes, now
-                record.until = now + self.n * self.term * min(LONGER ** (strikes - 1), LONGEST)
+                record.until = now + self.n * self.term * min(FACTOR ** (strikes - 1), LONGEST)
                 self._serving.add(worker)
                 return True
         elif record.strikes > 0 and self.long_ago(record.since):

@@ -3,6 +3,7 @@
 Never in here: arrivals, which cost nothing to make, or a clock.
 """
 
+import math
 from collections import deque
 
 from kardam.growth import Evidence, Population
@@ -26,8 +27,8 @@ class Throttle(Stage):
     """
 
     def __init__(self, n: int, f: int, factor: float = 3.0, rounds: int = 10) -> None:
-        if not factor >= 1:
-            raise ValueError(f"expected factor >= 1, got {factor}")
+        if not 1 <= factor < math.inf:
+            raise ValueError(f"expected a finite factor >= 1, got {factor}")
         if not rounds >= 1:
             raise ValueError(f"expected rounds >= 1, got {rounds}")
         self.f, self.factor = f, factor

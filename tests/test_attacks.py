@@ -46,6 +46,7 @@ SPECS = {
     "malformed_inputs": "malformed_inputs:scale=-100",
     "malformed": "malformed:form=any",
     "lying_growth": "lying_growth:factor=3",
+    "decoy": "decoy:scale=2",
     "bit_flip": "bit_flip:of=sign",
     "partial_drop": "partial_drop:share=0.5",
     "random_disturbance": "random_disturbance:sigma=0.2",
@@ -203,6 +204,16 @@ def test_a_growth_is_declared_low_or_high(factor: str, lie: float) -> None:
     liar = attack(f"lying_growth:factor={factor}")
     assert liar.declare(Declared(2.0, since=4)) == Declared(lie, since=4)
     assert liar.declare(None) is None
+
+
+def test_a_decoy_is_honest_every_other_time_and_says_a_false_growth_then() -> None:
+    liar, rng = attack("decoy:scale=2"), np.random.default_rng(0)
+    for _ in range(3):
+        assert liar.corrupt(G, rng).tolist() == [-2, 4, -6, -1]
+        assert liar.declare(Declared(2.0, since=4)) == Declared(2.0, since=4)
+        assert liar.corrupt(G, rng) is G
+        assert liar.declare(Declared(2.0, since=4)) == Declared(math.inf, since=4)
+        assert liar.declare(None) is None
 
 
 @pytest.mark.parametrize(
@@ -565,6 +576,7 @@ def no_attack() -> int:
         ("constant:norm=-1", "expected norm >= 0, got -1.0"),
         ("gaussian:sigma=nan", "expected sigma >= 0, got nan"),
         ("lying_growth:factor=-1", "expected factor >= 0"),
+        ("decoy:scale=-1", "expected scale > 0, got -1.0"),
         ("constant:seed=3", "unknown key 'seed'"),
         ("alie:board=3", "unknown key 'board'"),
         ("ipm:epsilon=0", "expected epsilon > 0, got 0.0"),

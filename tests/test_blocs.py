@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from kardam import consensus
 from kardam.blocs import LONGER, SAME, angles, bloc, cliques, pullers, telling
 from kardam.consensus import SAMPLE, Consensus
-from tests.test_consensus import HONEST, LIARS, MEAN, OFTEN, Crew, F, N, shares
+from kardam.messages import Refusal
+from tests.test_consensus import HONEST, LIARS, LONG, MEAN, OFTEN, Crew, F, N, shares
 
 D = 40
 APART = 1.2
@@ -411,15 +412,18 @@ def test_no_liar_who_goes_far_out_alone_hides_those_who_push(seed: int) -> None:
     assert np.mean(used[40:]) < 0.2
 
 
+@pytest.mark.parametrize("refusal", [LONG, OFTEN])
 @pytest.mark.parametrize("seed", range(3))
-def test_whoever_is_refused_elsewhere_is_not_taken_for_one_of_a_bloc(seed: int) -> None:
+def test_whoever_is_refused_elsewhere_is_not_taken_for_one_of_a_bloc(
+    seed: int, refusal: Refusal
+) -> None:
     """The first of ten, so that all others have another number among those who are heard."""
     crew = Crew(Consensus(N, F, out=1e9, far=1e9, alike=9.0), seed)
     pushes, found = {N - 2, N - 1}, list[set[int]]()
     for time in range(60):
         for worker in range(N):
             g = crew.honest()
-            crew.says(worker, -g if worker in pushes else g, OFTEN if worker == 0 else None)
+            crew.says(worker, -g if worker in pushes else g, refusal if worker == 0 else None)
         found += [set(crew.stage._bloc)] * (time > 5)
     assert set().union(*found) == pushes
     assert found.count(pushes) > 20

@@ -18,6 +18,7 @@ from workers.attacks.timing import Burst, Flood, Late, Silent, Stops, Timed
 from workers.attacks.vectors import (
     BitFlip,
     Constant,
+    Decoy,
     Gaussian,
     HonestPlusConstant,
     LabelFlip,
@@ -47,6 +48,7 @@ ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "malformed_inputs": MalformedInputs,
     "malformed": Malformed,
     "lying_growth": LyingGrowth,
+    "decoy": Decoy,
     "bit_flip": BitFlip,
     "partial_drop": PartialDrop,
     "random_disturbance": RandomDisturbance,

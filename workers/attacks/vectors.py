@@ -210,3 +210,26 @@ class LyingGrowth(Attack):
             return None
         lie = self.factor * declared.growth
         return replace(declared, growth=lie if lie >= 0 else 0.0)
+
+
+class Decoy(Attack):
+    """-scale * g in every other answer, and between two of them g under a false growth, which the
+    server sees and refuses. So nearly always all liars are refused for something that is no lie in
+    the vector, by a rule that has no memory: where a filter shuts out f at most, and takes these
+    for the f, nobody is shut out.
+    """
+
+    knows = Knows.OWN
+
+    def __init__(self, scale: float = 1.0) -> None:
+        if not scale > 0:
+            raise ValueError(f"expected scale > 0, got {scale}")
+        self.scale = scale
+        self._lies = False
+
+    def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
+        self._lies = not self._lies
+        return g * np.float32(-self.scale) if self._lies else g
+
+    def declare(self, declared: Declared | None) -> Declared | None:
+        return declared if declared is None or self._lies else replace(declared, growth=math.inf)
