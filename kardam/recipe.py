@@ -48,7 +48,7 @@ PRESETS = {
         "the authors' own telling: without the lowest and the highest f; clipped",
     ),
     "consensus": Preset(
-        "growth:band=relative,c=7,exponent=0.5,span=25+consensus+throttle+clip:factor=2,after=40",
+        "growth:band=relative,c=7,exponent=0.5,span=25+consensus+throttle+clip:factor=2,after=60",
         "constant",
         "growth near everybody's, histories that agree, a limit on the fast; clipped",
     ),
