@@ -5,7 +5,8 @@
 A descent by the default recipe is driven directly, without workers: random gradients of random
 workers. Microseconds of CPU of one thread, the lowest decile of the verdicts that admit, which do
 everything: what it takes where nobody else fills the caches. Every second one is timed by
-its stages, by wrapping what the descent calls, and the others as a whole.
+its stages, by wrapping what the descent calls, and the others as a whole. What `consensus` needs
+once in so many verdicts for its centre is in no lowest decile, and stands apart: its mean over all.
 """
 
 import os
@@ -25,6 +26,7 @@ from unittest.mock import patch
 import click
 import numpy as np
 
+from kardam.consensus import Consensus
 from kardam.descent import Descent
 from kardam.growth import History
 from kardam.messages import Gradient, Vector, Verdict
@@ -49,6 +51,8 @@ class Clock:
     def __init__(self) -> None:
         self.wholes: list[float] = []
         self.stages: list[dict[str, float]] = []
+        # Seconds of all moves of the centre.
+        self.moving = 0.0
         self._now: dict[str, float] = defaultdict(float)
 
     def watched(self, stage: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,6 +62,14 @@ class Clock:
                 return call(*given)
             finally:
                 self._now[stage] += time.thread_time() - began
+
+        return timed
+
+    def moves(self, call: Callable[[Consensus], None]) -> Callable[[Consensus], None]:
+        def timed(stage: Consensus) -> None:
+            began = time.thread_time()
+            call(stage)
+            self.moving += time.thread_time() - began
 
         return timed
 
@@ -74,10 +86,13 @@ class Clock:
         if told.admitted:
             self.stages.append(self._now)
 
-    def microseconds(self) -> dict[str, float]:
-        """Of each stage, of a whole verdict, and of what of it is no arithmetic over vectors."""
+    def microseconds(self, verdicts: int) -> dict[str, float]:
+        """Of each stage, of a whole verdict, of what of it is no arithmetic over vectors; and of
+        what moves cost each of so many.
+        """
         found = {stage: decile([taken[stage] for taken in self.stages]) for stage in STAGES}
         found["all"] = decile(self.wholes)
+        found["centre"] = 1e6 * self.moving / verdicts
         found["books"] = found["all"] - sum(found[stage] for stage in STAGES if stage != "judge")
         return found
 
@@ -149,16 +164,17 @@ def cost(n: int, d: int, memory: str, filter: str, verdicts: int) -> dict[str, f
     while not descent.filter.ready:
         town.everybody()
     town.everybody()
-    for _ in range(verdicts):
-        clock.whole(town.anybody())
-        with watching(descent, clock):
-            clock.by_stage(town.anybody())
-    return {**clock.microseconds(), "bytes": kept(descent) / n}
+    with patch.object(Consensus, "_move", clock.moves(Consensus._move)):
+        for _ in range(verdicts):
+            clock.whole(town.anybody())
+            with watching(descent, clock):
+                clock.by_stage(town.anybody())
+    return {**clock.microseconds(2 * verdicts), "bytes": kept(descent) / n}
 
 
 def kept(descent: Descent) -> int:
-    """Bytes of all that the server remembers of its workers' answers, each array once; without the
-    model itself.
+    """Bytes of all that the server remembers of its workers' answers, its filter included, each
+    array once; without the model itself.
     """
     arrays = {
         id(array): array.nbytes
@@ -168,8 +184,18 @@ def kept(descent: Descent) -> int:
         for array in (answer.g, answer.x)
     }
     arrays |= {id(loan.x): loan.x.nbytes for lent in descent._lent.values() for loan in lent}
+    arrays |= {id(array): array.nbytes for array in _arrays(descent.filter.state())}
     arrays.pop(id(descent.model.x), None)
     return sum(arrays.values())
+
+
+def _arrays(state: Any) -> Iterator[Vector]:
+    """All that are anywhere in it."""
+    if isinstance(state, np.ndarray):
+        yield state
+    elif isinstance(state, dict | list | tuple):
+        for its in state.values() if isinstance(state, dict) else state:
+            yield from _arrays(its)
 
 
 @click.command()
@@ -183,7 +209,7 @@ def main(path: Path | None, filter: str, most_d: int, most_n: int) -> None:
     head = (
         "| memory | n | d | "
         + " | ".join(STAGES)
-        + " | all | but the step | books | bytes a worker |"
+        + " | all | but the step | books | centre | bytes a worker |"
     )
     print(f"{filter}\n\n{head}\n{'|---' * (head.count('|') - 1)}|")
     sizes = [(10, 10**power) for power in (4, 5, 6, 7)]
@@ -196,8 +222,9 @@ def main(path: Path | None, filter: str, most_d: int, most_n: int) -> None:
             row = cost(n, d, memory, filter, verdicts)
             found.append({"memory": memory, "n": n, "d": d, **row})
             cells = [f"{row[stage]:,.0f}" for stage in (*STAGES, "all")]
-            rest = f"{row['all'] - row['step']:,.0f} | {row['books']:,.0f} | {row['bytes']:,.0f}"
-            print(f"| {memory} | {n:,} | {d:,} | {' | '.join(cells)} | {rest} |", flush=True)
+            rest = [row["all"] - row["step"], row["books"], row["centre"], row["bytes"]]
+            cells += [f"{figure:,.0f}" for figure in rest]
+            print(f"| {memory} | {n:,} | {d:,} | {' | '.join(cells)} |", flush=True)
     if path is not None:
         path.write_text(json.dumps({"filter": filter, "verdicts": found}, indent=1))
 
