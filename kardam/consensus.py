@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kardam.blocs import angles, bloc, cliques, pullers, telling
 from kardam.centre import ROUNDING, expected, look
 from kardam.growth import Evidence, distance
-from kardam.histories import Histories
+from kardam.histories import SHORT, Histories
 from kardam.messages import Refusal, Vector, WorkerId
 from kardam.stage import Stage
 from kardam.state import State
@@ -26,6 +26,9 @@ SAMPLE = 256
 # Once in how many verdicts it moves at most, however few workers there are: of four it would be
 # half of what a verdict costs.
 SELDOM = 10
+
+# How many standard deviations more liars than f of n there are of a turn, at most.
+DEVIATIONS = 3.0
 
 
 class _Centre(NamedTuple):
@@ -46,8 +49,8 @@ class Consensus(Stage):
     A history h_p is the average *direction* of one worker's latest gradients (see histories), over
     what it would be expected to differ by: its noise v_p, and what honest workers have of their own
     in their data, omega^2, the median of what their squared distances are beyond noise. What
-    passes here, and another rule refuses for what it says, is taken out of it again: a liar who
-    knows that rule could send honest work whenever it would refuse his lie, and be known by that.
+    passes here, and another rule refuses, is taken out of it again: a liar who knows that rule
+    could send honest work whenever it would refuse his lie, and be known by that.
 
         D_p = ||h_p - z_(-p)|| / sqrt(omega^2 + (1 - omega^2) v_p)
         too near    D_p < near median
@@ -99,7 +102,7 @@ class Consensus(Stage):
 
     Costs O(d) a verdict, and O(f) of who is guilty and finds no place; per m = min(n, SAMPLE)
     verdicts a pass over m histories and, for blocs, O(m^2 d + m^3); and 2 d numbers a worker, h_p
-    and z_(-p), where d is what the memory keeps of a gradient.
+    and z_(-p), where d is what the memory keeps of a gradient, and some fifty more.
     """
 
     def __init__(
@@ -146,10 +149,8 @@ class Consensus(Stage):
         self._far: dict[WorkerId, deque[bool]] = defaultdict(lambda: deque(maxlen=span))
         # Verdicts since the last move.
         self._since = 0
-        # Whose turns are left of a pass over all of more than SAMPLE workers; of how many turns it
-        # is, and how many passes there were.
+        # Whose turns are left of a pass over all; how many passes over more than SAMPLE there were.
         self._queue: list[list[WorkerId]] = []
-        self._turns = 1
         self._passes = 0
         # Whether the answer that was judged last passed here.
         self._passed = False
@@ -178,6 +179,8 @@ class Consensus(Stage):
             self._new.add(worker)
         if self._centre is None:
             return Refusal("unmeasured")
+        if worker not in self._histories.workers:
+            return None  # a vector of no length, as all he sent
         value, middle = self._distance(worker, self._centre), self._centre.median
         low = self.near * middle if middle > ROUNDING else 0.0
         high = self.far * middle
@@ -186,7 +189,8 @@ class Consensus(Stage):
             return None if low <= value <= high else Refusal("consensus", value, low, high)
         out = value > self.out * middle
         far = self._far[worker]
-        far.append(value > high or worker in self._bloc)
+        if evidence.norm > SHORT:
+            far.append(value > high or worker in self._bloc)
         guilty = out or sum(far) >= self.need
         places = self._places(worker) if guilty else 0
         if self._terms.serves(worker, guilty=guilty, places=places) or out or value < low:
@@ -204,11 +208,14 @@ class Consensus(Stage):
 
     def refuse(self, evidence: Evidence, refusal: Refusal) -> None:
         worker = evidence.worker
-        # Who only comes too often may be honest, and fast.
-        if self._passed and refusal.for_content:
-            self._elsewhere[worker] = self._terms.now
-            self._histories.take_back()
+        if not self._passed:
+            return
+        self._histories.take_back()
+        if evidence.norm > SHORT:
             self._far[worker].pop()
+        # Who only comes too often may be honest, and fast.
+        if refusal.for_content:
+            self._elsewhere[worker] = self._terms.now
             if self._terms.convicted(worker):
                 self._far[worker].append(True)
 
@@ -239,8 +246,8 @@ class Consensus(Stage):
 
     @property
     def _known(self) -> int:
-        """How many have answered, and are not new."""
-        return len(self._histories) - len(self._new)
+        """How many have shown a direction, and are not new."""
+        return len(self._histories) - len(self._new & self._histories.workers)
 
     @property
     def _missing(self) -> int:
@@ -261,8 +268,9 @@ class Consensus(Stage):
         for worker in [w for w, at in self._elsewhere.items() if self._terms.long_ago(at)]:
             del self._elsewhere[worker]
         crowd, share = self._sample()
-        # How many honest workers there are among so many, at least.
+        # How many honest workers there are among so many, but for the luck of the draw.
         enough = share * (self.n - self.f)
+        enough -= DEVIATIONS * math.sqrt(enough * self.f / self.n * (1 - share))
         rows = self._histories.directions(crowd)
         variances = np.array([self._histories.variance(worker) for worker in crowd])
         heard = np.array([worker not in self._elsewhere for worker in crowd])
@@ -280,27 +288,34 @@ class Consensus(Stage):
         for at in np.flatnonzero(~heard).tolist():
             distances[at] = self._distance(crowd[at], self._centre)
         self._bloc.difference_update(crowd)
-        self._bloc |= self._blocs(crowd, rows, distances <= self.out * seen.median)
+        self._bloc |= self._blocs(crowd, share, rows, distances <= self.out * seen.median)
 
     def _blocs(
-        self, crowd: list[WorkerId], rows: NDArray[np.float32], inside: NDArray[np.bool]
+        self,
+        crowd: list[WorkerId],
+        share: float,
+        rows: NDArray[np.float32],
+        inside: NDArray[np.bool],
     ) -> set[WorkerId]:
         """Who is of a bloc, by rows over what is expected of their lengths: of the whole crowd,
         since whoever is refused elsewhere now and then, by his own doing, may be one of them. Who
         stand together are `inside`, not far out. Who is, is of the f already; and whoever goes far
         alone would turn the axis away from the others.
         """
-        most = -(-(self.f - self._missing) * len(crowd) // self.n)
-        if most < 2:
+        left = self.f - self._missing
+        likely = -(-left * len(crowd) // self.n)
+        if likely < 2:
             return set()
+        luck = DEVIATIONS * math.sqrt(likely * (1 - self.f / self.n) * (1 - share))
+        most = min(likely + math.ceil(luck), left)
         cosines, long = angles(rows), self._histories.lengths(crowd)
         weights = [self._weights.get(worker, 1.0) for worker in crowd]
-        found = self._by_cosine(crowd, cosines, long, weights, most)
+        found = self._by_cosine(crowd, cosines, long, weights, (likely + 1) // 2, most)
         who = np.flatnonzero(inside)
-        left = most - (len(crowd) - who.size)
-        least = max(2, (left + 1) // 2)
-        if least <= left:
-            together = [int(who[at]) for at in bloc(rows[who], least, left, self.apart)]
+        gone = len(crowd) - who.size
+        least = max(2, (likely - gone + 1) // 2)
+        if least <= most - gone:
+            together = [int(who[at]) for at in bloc(rows[who], least, most - gone, self.apart)]
             if together and telling(cosines, long, weights, together, self.against):
                 found.update(crowd[at] for at in together)
         return found
@@ -311,34 +326,38 @@ class Consensus(Stage):
         cosines: NDArray[np.float32],
         long: list[float],
         weights: list[float],
+        half: int,
         most: int,
     ) -> set[WorkerId]:
         """The blocs of those who point the same way, and of those who pull against all others. With
         those who serve, who pull are no more than f, or they are honest, and liars who serve agree
         against them.
         """
-        half = (most + 1) // 2
         alike = {crowd[at] for at in cliques(cosines, max(3, half), most, self.alike)}
         longest = pullers(cosines, long, weights, max(2, half), most, self.against)
         pulling = {crowd[at] for at in longest}
         return alike | pulling if len(pulling | self._terms.serving) <= self.f else alike
 
     def _sample(self) -> tuple[list[WorkerId], float]:
-        """Whose turn it is, SAMPLE of all who have answered at most; and what share that is. Each
+        """Whose turn it is, SAMPLE of all who are known at most; and what share that is. Each
         has as many turns as any other, and with others each time, lest f liars be most of one.
         """
-        if not self._queue:
-            workers = sorted(self._histories.workers - self._new)
-            self._turns = -(-len(workers) // SAMPLE)
-            if self._turns == 1:
-                return workers, 1.0
+        known = self._histories.workers
+        crowd: list[WorkerId] = []
+        # Whoever was forgotten meanwhile takes no turn, and may have been all of one.
+        while not crowd:
+            if not self._queue:
+                self._queue = self._turns_of(sorted(known - self._new))
+            crowd = [w for w in self._queue.pop() if w in known and w not in self._new]
+        return crowd, len(crowd) / self._known
+
+    def _turns_of(self, workers: list[WorkerId]) -> list[list[WorkerId]]:
+        turns = -(-len(workers) // SAMPLE)
+        if turns > 1:
             self._passes += 1
             # In an order of its own each time, which is nobody's secret, and no chance.
             np.random.default_rng(self._passes).shuffle(workers)
-            self._queue = [workers[turn :: self._turns] for turn in range(self._turns)]
-        known = self._histories.workers
-        crowd = [w for w in self._queue.pop() if w in known and w not in self._new]
-        return crowd, 1 / self._turns
+        return [workers[turn::turns] for turn in range(turns)]
 
     # --- voices ---
 
@@ -370,7 +389,6 @@ class Consensus(Stage):
             "centre": centre,
             "since": self._since,
             "queue": list(self._queue),
-            "turns": self._turns,
             "passes": self._passes,
         }
 
@@ -383,8 +401,8 @@ class Consensus(Stage):
         self._new, self._bloc = set(state["new"]), set(state["bloc"])
         self._weights = {worker: value for worker, value in state["weights"]}
         self._credits = {worker: value for worker, value in state["credits"]}
-        self._since, self._queue = state["since"], state["queue"]
-        self._turns, self._passes = state["turns"], state["passes"]
+        self._since, self._queue = state["since"], list(state["queue"])
+        self._passes = state["passes"]
         if (centre := state["centre"]) is not None:
             z, without, *seen = centre
             self._centre = _Centre(z, {worker: others for worker, others in without}, *seen)

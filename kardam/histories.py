@@ -38,8 +38,8 @@ class Histories(Stateful):
 
     v_p being by how much averaging has shrunk the variance of one direction, and l_p a length that
     less than half of the answers do not change. An answer without a direction is none of the k, or
-    honest workers who seldom have one would fade: unless there is no other. Of d numbers a worker,
-    where d is what the memory keeps of a gradient.
+    honest workers who seldom have one would fade. Of d numbers a worker, where d is what the memory
+    keeps of a gradient, and LENGTHS more.
     """
 
     def __init__(self, beta: float) -> None:
@@ -53,19 +53,16 @@ class Histories(Stateful):
     def remember(self, evidence: Evidence) -> None:
         before = self._sums.get(evidence.worker)
         self._latest = evidence.worker, before
-        if evidence.norm > SHORT:
-            self._sums[evidence.worker] = self._with(before, evidence)
-        elif before is None:
-            self._sums[evidence.worker] = _Sums(np.zeros(evidence.g.shape, np.float32), 1, ())
-
-    def _with(self, before: _Sums | None, evidence: Evidence) -> _Sums:
+        if not evidence.norm > SHORT:
+            return
         # float64 would change nothing but the memory it takes.
         direction = np.float32((1 - self.beta) / evidence.norm) * evidence.g
-        if before is None or not before.lengths:
-            return _Sums(direction, 1, (evidence.norm,))
-        direction += np.float32(self.beta) * before.directions
-        lengths = (*before.lengths, evidence.norm)[-LENGTHS:]
-        return _Sums(direction, before.answers + 1, lengths)
+        sums = _Sums(direction, 1, (evidence.norm,))
+        if before is not None:
+            direction += np.float32(self.beta) * before.directions
+            lengths = (*before.lengths, evidence.norm)[-LENGTHS:]
+            sums = _Sums(direction, before.answers + 1, lengths)
+        self._sums[evidence.worker] = sums
 
     def take_back(self) -> None:
         """What was remembered last is as if it had never come."""
@@ -75,7 +72,7 @@ class Histories(Stateful):
         if before is not None:
             self._sums[worker] = before
         else:
-            del self._sums[worker]
+            self._sums.pop(worker, None)
 
     def direction(self, worker: WorkerId) -> Vector:
         """h_p, as long as its directions agree: between 0 and 1. Not to be written."""
@@ -97,8 +94,8 @@ class Histories(Stateful):
         return rows
 
     def lengths(self, workers: Sequence[WorkerId]) -> list[float]:
-        """l_p of each of these; 0 of who never had a direction."""
-        return [median(self._sums[worker].lengths or (0.0,)) for worker in workers]
+        """l_p of each of these."""
+        return [median(self._sums[worker].lengths) for worker in workers]
 
     def _faded(self, worker: WorkerId) -> float:
         faded: float = self.beta ** self._sums[worker].answers
@@ -106,7 +103,7 @@ class Histories(Stateful):
 
     @property
     def workers(self) -> KeysView[WorkerId]:
-        """All that have answered."""
+        """All that have shown a direction."""
         return self._sums.keys()
 
     def __len__(self) -> int:

@@ -66,7 +66,8 @@ def test_the_median_is_of_those_who_are_not_too_near(seed: int, n: int) -> None:
     distances, weights = found.distances.tolist(), found.weights.tolist()
     least = KNOBS["near"] * weighted_median(distances, weights)
     kept = [(far, weight) for far, weight in zip(distances, weights, strict=True) if far >= least]
-    assert found.median == weighted_median(*map(list, zip(*kept, strict=True)))
+    middle = weighted_median(*map(list, zip(*kept, strict=True)))
+    assert found.median == max(middle, ROUNDING)
 
 
 @given(st.integers(0, 2**32), st.permutations(range(9)))
