@@ -2,6 +2,8 @@
 time.
 """
 
+import contextlib
+import errno
 import json
 from collections.abc import Callable
 from typing import Self
@@ -86,7 +88,16 @@ class Bar(_Pictured):
             return
         if self._picture is not None:
             self._due = now + PICTURE_EVERY
-            self._picture.show(books())
+            try:
+                self._picture.show(books())
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                # The terminal is gone, and its SIGHUP is on its way: no error of ours.
+                self._quiet = True
+                with contextlib.suppress(OSError):
+                    self._picture.stop()
+                self._picture = None
         else:
             self._due = now + PLAIN_EVERY
             told = books()

@@ -1,6 +1,7 @@
 """What people see while a run goes on: at 80 columns nothing that matters is cut."""
 
 import json
+import os
 import re
 from typing import Any
 
@@ -66,6 +67,22 @@ def test_at_80_columns_no_number_is_cut_and_who_lies_stands_out(
     assert re.search(r"refused .* 0 % of 1,040 +12 +1\.23e\+03 growth 69", liar)
     # Red, in the code of terminals.
     assert any("31m" in line and "sign_flip" in line for line in shown.splitlines())
+
+
+@pytest.mark.usefixtures("terminal")
+def test_what_is_shown_to_a_terminal_that_is_gone_is_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before its SIGHUP is heard, which ends the run in order."""
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as screen:
+        monkeypatch.setattr("sys.stderr", screen)
+        with Bar(quiet=False) as bar:
+            bar.show(books, 0.0)
+            assert os.read(ours, 100)
+            os.close(ours)
+            for second in (1.0, 2.0):
+                bar.show(books, second)
 
 
 @pytest.mark.usefixtures("terminal")
