@@ -28,7 +28,6 @@ class Seen(NamedTuple):
     without: NDArray[np.float32]  # z_(-p), shape (n, d)
     own: float  # omega^2
     weights: NDArray[np.float64]  # of each voice, 1 over how many share it
-    expected: Numbers  # E ||h_p - z_(-p)||^2
     distances: Numbers  # D_p
     median: float  # of D_p; ROUNDING at least
 
@@ -67,11 +66,10 @@ def look(
     without = z - pulls
     squares = np.square(lengths(histories - without).astype(np.float64))
     own = _own(squares, variances, weights, enough)
-    mild = expected(variances, own)
-    distances = np.sqrt(squares / mild)
+    distances = np.sqrt(squares / expected(variances, own))
     kept = distances >= near * weighted_median(distances.tolist(), plain)
     middle = weighted_median(distances[kept].tolist(), weights[kept].tolist())
-    return Seen(z, without, own, weights, mild, distances, max(middle, ROUNDING))
+    return Seen(z, without, own, weights, distances, max(middle, ROUNDING))
 
 
 def _own(squares: Numbers, variances: Numbers, weights: Numbers, enough: float) -> float:

@@ -274,7 +274,7 @@ class Consensus(Stage):
         rows = self._histories.directions(crowd)
         variances = np.array([self._histories.variance(worker) for worker in crowd])
         heard = np.array([worker not in self._elsewhere for worker in crowd])
-        if np.count_nonzero(heard) < enough:
+        if np.count_nonzero(heard) < max(enough, 1):
             heard[:] = True
         z = self._centre.z if self._centre is not None else np.median(rows[heard], axis=0)
         seen = look(rows[heard], variances[heard], z, echo=self.echo, near=self.near, enough=enough)

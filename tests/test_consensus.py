@@ -275,12 +275,18 @@ def test_the_centre_moves_once_in_so_many_verdicts_and_first_after_one_of_everyb
     assert seen[0] <= n
 
 
+def many(n: int, f: int, rounds: int = 1) -> Crew:
+    """n workers who have all answered, so many times."""
+    crew = Crew(Consensus(n, f))
+    for _ in range(rounds):
+        for worker in range(n):
+            crew.says(worker, crew.honest())
+    return crew
+
+
 def test_of_many_workers_each_takes_its_turn_and_with_others_each_time() -> None:
     n = 3 * SAMPLE
-    stage = Consensus(n, n // 4)
-    crew = Crew(stage)
-    for worker in range(n):
-        crew.says(worker, crew.honest())
+    stage = many(n, n // 4).stage
     while stage._queue:  # of a pass that began before all were there
         stage._sample()
     passes = [[stage._sample() for _ in range(3)] for _ in range(2)]
@@ -294,10 +300,7 @@ def test_of_many_workers_each_takes_its_turn_and_with_others_each_time() -> None
 
 def test_a_turn_that_was_left_by_all_of_it_is_no_turn() -> None:
     n = 1000
-    stage = Consensus(n, 333)
-    crew = Crew(stage)
-    for worker in range(n):
-        crew.says(worker, crew.honest())
+    stage = many(n, 333).stage
     while stage._queue:
         stage._sample()
     stage._sample()
@@ -307,6 +310,21 @@ def test_a_turn_that_was_left_by_all_of_it_is_no_turn() -> None:
     turns = [stage._sample() for _ in range(7)]
     assert all(turn and not gone & set(turn) for turn, _ in turns)
     assert all(share == len(turn) / (n - len(gone)) for turn, share in turns)
+
+
+def test_of_a_turn_one_may_be_left_whom_another_rule_refuses() -> None:
+    n = 1000
+    crew = many(n, 333)
+    stage = crew.stage
+    while len(stage._queue) < 2:
+        stage._sample()
+    other, (last, *gone) = stage._queue[0][0], stage._queue[-1]
+    for worker in gone:
+        stage.forget(worker)
+    crew.says(last, crew.honest(), LONG)
+    assert stage._elsewhere.keys() == {last}
+    for _ in range(2 * SAMPLE):
+        crew.says(other, crew.honest())
 
 
 @pytest.mark.parametrize("f_say", ["nothing", "zero"])
@@ -329,10 +347,7 @@ def test_of_many_the_slow_are_judged_by_their_noise_where_f_say_nothing(f_say: s
 
 def test_turns_outlive_the_process() -> None:
     n = 3 * SAMPLE
-    before = Consensus(n, n // 4)
-    crew = Crew(before)
-    for worker in range(n):
-        crew.says(worker, crew.honest())
+    before = many(n, n // 4).stage
     before._sample()
     state = before.state()
     for _ in range(2):  # nothing is written to what it is restored from
@@ -345,20 +360,15 @@ def test_turns_outlive_the_process() -> None:
 @pytest.mark.parametrize("n", [257, 300, 400])
 def test_the_noise_of_many_is_told_from_what_is_their_own_as_that_of_few(n: int) -> None:
     """omega^2 of workers whose data are alike is nothing, however many are looked at at once."""
-    crew = Crew(Consensus(n, (n - 1) // 3))
-    for _ in range(3):
-        for worker in range(n):
-            crew.says(worker, crew.honest())
+    crew = many(n, (n - 1) // 3, rounds=3)
     assert crew.stage._centre is not None
     assert crew.stage._centre.own < 0.1
 
 
 def test_a_turn_of_whom_another_rule_refuses_everybody_is_looked_at_all_the_same() -> None:
     n = 800
-    stage = Consensus(n, (n - 1) // 3)
-    crew = Crew(stage)
-    for worker in range(n):
-        crew.says(worker, crew.honest())
+    crew = many(n, (n - 1) // 3)
+    stage = crew.stage
     turn, _ = stage._sample()
     stage._queue.append(turn)
     for worker in turn:
