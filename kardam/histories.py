@@ -4,8 +4,9 @@ Never in here: who else there is, or what is too far from what.
 """
 
 from collections.abc import KeysView, Sequence
+from copy import copy
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,9 @@ LENGTHS = 25
 
 
 class _Sums(NamedTuple):
-    """sum_i beta^(k-i) (1 - beta) g_i / ||g_i||, over k answers; and the latest ||g_i||."""
+    """sum_i beta^(k-i) (1 - beta) g_i / ||g_i||, over k answers; and the latest ||g_i||. Never
+    written to.
+    """
 
     directions: Vector
     answers: int
@@ -109,6 +112,12 @@ class Histories(Stateful):
     def __len__(self) -> int:
         """How many have."""
         return len(self._sums)
+
+    def __deepcopy__(self, memo: object) -> Self:
+        # Sums are shared: to copy them is a seventh of what it takes to foresee a verdict.
+        twin = copy(self)
+        twin._sums = dict(self._sums)
+        return twin
 
     def forget(self, worker: WorkerId) -> None:
         """This worker is no more."""

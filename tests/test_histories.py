@@ -1,5 +1,6 @@
 """Histories beside their definition, over every answer that is remembered."""
 
+from copy import deepcopy
 from statistics import median
 
 import numpy as np
@@ -63,6 +64,22 @@ def test_a_history_outlives_its_process(given_: list[tuple[int, float, int]]) ->
     for histories in (ours, later):
         histories.remember(said(0, 2.0, 7))
     assert repr(later.state()) == repr(ours.state())
+
+
+@given(answers, answers)
+def test_what_a_copy_hears_changes_nothing_of_the_original(
+    before: list[tuple[int, float, int]], after: list[tuple[int, float, int]]
+) -> None:
+    ours = Histories(BETA)
+    for at, norm, seed in before:
+        ours.remember(said(at, norm, seed))
+    known = repr(ours.state())
+    other = deepcopy(ours)
+    for at, norm, seed in after:
+        other.remember(said(at, norm, seed))
+    other.take_back()
+    other.forget(0)
+    assert repr(ours.state()) == known
 
 
 @given(answers, st.integers(0, 2), st.just(0.0) | st.floats(1e-3, 1e3))
