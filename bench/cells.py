@@ -76,8 +76,8 @@ class Played(NamedTuple):
 
     @property
     def plateau(self) -> float:
-        """The mean over the second half of the time: what a run of half the time comes to, in
-        the end.
+        """The mean over the second half of the time, dips and all: what a run of half the time
+        comes to, in the end.
         """
         return self._mean_of_last(0.5)
 

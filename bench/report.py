@@ -53,7 +53,8 @@ class Place(NamedTuple):
 
 class Row(NamedTuple):
     """One cell over its seeds, as means: accuracy; points lost against the attack-free plain run of
-    the same seed, give or take `within` (half the 95 % interval; NaN of one seed); which share of
+    the same seed, give or take `within` (half the 95 % interval; NaN of one seed), and points lost
+    `throughout` the second half of the time, with dips that the end need not show; which share of
     honest gradients was admitted, and of those of the worst honest worker; which share of the
     liars' was, and theirs of all that was; virtual seconds to 95 % of the attack-free accuracy
     (infinite where a seed never came there), and how many times as long as the plain run's.
@@ -70,6 +71,7 @@ class Row(NamedTuple):
     accuracy: float
     loss: float
     within: float
+    throughout: float
     honest: float
     worst: float
     byzantine: float
@@ -121,6 +123,7 @@ def _row(
     runs = [played[place] for place in places]
     plain = [played[place.reference] for place in places]
     lost = [100 * (r.accuracy - own.accuracy) for own, r in zip(runs, plain, strict=True)]
+    halves = [100 * (r.plateau - own.plateau) for own, r in zip(runs, plain, strict=True)]
     times = [seconds_to(own, TARGET * r.accuracy) for own, r in zip(runs, plain, strict=True)]
     theirs = [seconds_to(r, TARGET * r.accuracy) for r in plain]
     of = statistics.fmean
@@ -133,6 +136,7 @@ def _row(
         accuracy=of(own.accuracy for own in runs),
         loss=of(lost),
         within=_within(lost),
+        throughout=of(halves),
         honest=of(_share(own, byzantine=False) for own in runs),
         worst=of(_worst(own) for own in runs),
         byzantine=of(_share(own, byzantine=True) for own in runs),
@@ -213,7 +217,8 @@ def _name(own: Mapping[str, Row]) -> str:
 
 class Total(NamedTuple):
     """A rule over many cells: those of the lowest accuracy, and where most is lost to plain SGD
-    without attack, which differ where conditions do; honest work and time where nobody lies.
+    without attack, which differ where conditions do; on the mean of them, at the end and
+    `throughout`; honest work and time where nobody lies.
     """
 
     rule: str
@@ -221,6 +226,7 @@ class Total(NamedTuple):
     lowest: Row
     worst: Row
     mean_loss: float
+    throughout: float
     honest: float
     worst_worker: float
     byzantine_of_all: float
@@ -241,6 +247,7 @@ def totals(rows: Sequence[Row]) -> list[Total]:
                 lowest=min(own, key=lambda row: row.accuracy),
                 worst=max(own, key=lambda row: row.loss),
                 mean_loss=statistics.fmean(row.loss for row in own),
+                throughout=statistics.fmean(row.throughout for row in own),
                 honest=min((row.honest for row in free), default=math.nan),
                 worst_worker=min((row.worst for row in free), default=math.nan),
                 byzantine_of_all=max((row.byzantine_of_all for row in lied_to), default=math.nan),
@@ -252,8 +259,8 @@ def totals(rows: Sequence[Row]) -> list[Total]:
 
 def _summary(rows: Sequence[Row]) -> str:
     head = ["rule", "rate", "lowest accuracy", "in", "most points lost", "in", "on the mean"]
-    head += ["honest admitted, no attack", "of the worst worker", "liars' part, most"]
-    head += ["times as long to 95 %"]
+    head += ["throughout", "honest admitted, no attack", "of the worst worker"]
+    head += ["liars' part, most", "times as long to 95 %"]
     lines = [head]
     for total in totals(rows):
         lines.append(
@@ -265,6 +272,7 @@ def _summary(rows: Sequence[Row]) -> str:
                 f"{total.worst.loss:.1f}",
                 _cell(total.worst.place),
                 f"{total.mean_loss:.1f}",
+                f"{total.throughout:.1f}",
                 f"{total.honest:.2f}",
                 f"{total.worst_worker:.2f}",
                 f"{total.byzantine_of_all:.2f}",
@@ -281,13 +289,15 @@ def _cell(place: Place) -> str:
 def cells(rows: Sequence[Row]) -> str:
     """All that is known of every cell, a line each."""
     head = ["task", "n:f", "condition", "attack", "rule", "seeds", "accuracy", "points lost", "±"]
-    head += ["honest admitted", "of the worst worker", "liars' admitted", "liars' part"]
+    head += ["throughout", "honest admitted", "of the worst worker", "liars' admitted"]
+    head += ["liars' part"]
     head += ["seconds to 95 %", "line"]
     lines = [head]
     for row in rows:
         task, n, f, condition, attack, rule, _ = row.place
         where = [task, f"{n}:{f}", condition, attack, rule + "*" * row.starred, str(row.seeds)]
         figures = [f"{row.accuracy:.3f}", f"{row.loss:.1f}", f"{row.within:.1f}"]
+        figures += [f"{row.throughout:.1f}"]
         shares = (row.honest, row.worst, row.byzantine, row.byzantine_of_all)
         figures += [f"{share:.2f}" for share in shares]
         verdict = row.verdict if rule == DEFAULT else ""

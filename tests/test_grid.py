@@ -118,12 +118,15 @@ def test_the_tables_are_those_of_the_cells(tmp_path: Path) -> None:
     rates = {row["rule"] + "*" * row["starred"]: row["rate"] for row in told}
     # The files again, without the code that made the tables.
     found: dict[tuple[str, bool], list[float]] = {}
+    halves: dict[tuple[str, bool], list[float]] = {}
     for run in files(tmp_path):
         (at, accuracy) = run["played"]["curve"][-1]
         rule = "none" if run["recipe"]["gather"] == "arrival:m=1" else "sync bulyan*"
         lied = any(member["attack"] != "honest" for member in run["members"])
         if (at, run["recipe"]["rate"]) == (2, rates[rule]):
             found.setdefault((rule, lied), []).append(accuracy)
+            half = [a for second, a in run["played"]["curve"] if second >= 1]
+            halves.setdefault((rule, lied), []).append(statistics.fmean(half))
     means = {place: statistics.fmean(accuracies) for place, accuracies in found.items()}
     assert {len(accuracies) for accuracies in found.values()} == {2}
     for rule in ("none", "sync bulyan*"):
@@ -134,9 +137,11 @@ def test_the_tables_are_those_of_the_cells(tmp_path: Path) -> None:
         assert f"| {rule} | {rate} | {worst:.3f} | " in shown.partition("over all of it")[2]
     assert len(told) == PLACES
     for row in told:
-        mean = means[row["rule"] + "*" * row["starred"], row["attack"] != HONEST]
-        assert row["accuracy"] == pytest.approx(mean)
-        assert row["loss"] == pytest.approx(100 * (means["none", False] - mean))
+        of = row["rule"] + "*" * row["starred"], row["attack"] != HONEST
+        assert row["accuracy"] == pytest.approx(means[of])
+        assert row["loss"] == pytest.approx(100 * (means["none", False] - means[of]))
+        lost = [100 * (a - b) for a, b in zip(halves["none", False], halves[of], strict=True)]
+        assert row["throughout"] == pytest.approx(statistics.fmean(lost))
     cells_shown = (tmp_path / "cells.md").read_text().splitlines()
     assert len(cells_shown) == 2 + PLACES
 
@@ -271,7 +276,7 @@ def test_a_cell_depends_on_the_code_that_plays_it_and_on_no_other() -> None:
 def a_row(loss: float, within: float, seeds: int, **place: str) -> Row:
     where = {"condition": "iid", "attack": "nan", "rule": DEFAULT, **place}
     at = Place("digits", 10, 3, where["condition"], where["attack"], where["rule"], 0)
-    return Row(at, seeds, False, "", 0.0, 0.9, loss, within, 1.0, 1.0, 0.0, 0.0, 9.0, 1.0)
+    return Row(at, seeds, False, "", 0.0, 0.9, loss, within, 0.0, 1.0, 1.0, 0.0, 0.0, 9.0, 1.0)
 
 
 @pytest.mark.parametrize(
