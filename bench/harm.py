@@ -181,6 +181,10 @@ def figures(pairs: list[tuple[Window, Window]]) -> dict[str, float]:
     }
 
 
+# Figures that not every attack has.
+COUNTED = ("handshakes_a_second", "times_as_many")
+
+
 def measured(seconds: float, turns: int, names: Collection[str]) -> dict[str, dict[str, float]]:
     """Each attack's figures."""
     found: dict[str, dict[str, float]] = {}
@@ -245,12 +249,12 @@ def main(seconds: float, turns: int, only: tuple[str, ...], as_json: bool) -> No
         click.echo(json.dumps(found))
         return
     click.echo(f"{'attack':>12}  share  longest wait  peak MiB  in calm   ({os.cpu_count()} cores)")
-    for name, figures in found.items():
-        share, wait, peak, calm, *counted = figures.values()
-        more = "".join(
-            f"   {what}: {figures[what]:.0f}" for what in list(figures)[4:] if counted[0]
+    for name, its in found.items():
+        more = "".join(f"   {what}: {its[what]:.0f}" for what in COUNTED if its.get(what))
+        click.echo(
+            f"{name:>12}  {its['share']:5.2f}  {its['longest_wait_seconds']:10.2f} s"
+            f"  {its['peak_mib']:8.0f}  {its['calm_mib']:7.0f}{more}"
         )
-        click.echo(f"{name:>12}  {share:5.2f}  {wait:10.2f} s  {peak:8.0f}  {calm:7.0f}{more}")
 
 
 if __name__ == "__main__":

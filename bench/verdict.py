@@ -31,6 +31,7 @@ from kardam.descent import Descent
 from kardam.growth import History
 from kardam.messages import Gradient, Vector, Verdict
 from kardam.recipe import DEFAULT_PRESET, PRESETS, Recipe
+from kardam.state import nbytes
 
 # Of each stage the name it is printed under: what is called, and what it does there.
 STAGES = {
@@ -176,26 +177,9 @@ def kept(descent: Descent) -> int:
     """Bytes of all that the server remembers of its workers' answers, its filter included, each
     array once; without the model itself.
     """
-    arrays = {
-        id(array): array.nbytes
-        for history in descent._histories.values()
-        for answer in (history._latest, history._earlier)
-        if answer is not None
-        for array in (answer.g, answer.x)
-    }
-    arrays |= {id(loan.x): loan.x.nbytes for lent in descent._lent.values() for loan in lent}
-    arrays |= {id(array): array.nbytes for array in _arrays(descent.filter.state())}
-    arrays.pop(id(descent.model.x), None)
-    return sum(arrays.values())
-
-
-def _arrays(state: Any) -> Iterator[Vector]:
-    """All that are anywhere in it."""
-    if isinstance(state, np.ndarray):
-        yield state
-    elif isinstance(state, dict | list | tuple):
-        for its in state.values() if isinstance(state, dict) else state:
-            yield from _arrays(its)
+    state, x = descent.state(), descent.model.x
+    known = {name: state[name] for name in ("histories", "loans", "filter")}
+    return nbytes({**known, "x": x}) - x.nbytes
 
 
 @click.command()

@@ -254,7 +254,7 @@ def mean_about_median(vectors: Sequence[Vector], m: int) -> Vector:
     return result
 
 
-class Exchange(NamedTuple):
+class Comparator(NamedTuple):
     """Put the smaller of two rows at i and the larger at j, coordinate by coordinate; or only one
     of them, where nobody asks for the other.
     """
@@ -266,7 +266,7 @@ class Exchange(NamedTuple):
 
 
 @cache
-def network(n: int, low: int | None = None, high: int | None = None) -> tuple[Exchange, ...]:
+def network(n: int, low: int | None = None, high: int | None = None) -> tuple[Comparator, ...]:
     """What sorts n rows in every coordinate: Batcher's odd-even merge (1968), in which no value
     decides what comes next, so that a processor does many coordinates in one instruction.
 
@@ -278,11 +278,11 @@ def network(n: int, low: int | None = None, high: int | None = None) -> tuple[Ex
     asked = [itself] * n
     if low is not None and high is not None:
         asked = [some if low <= i < high else unasked for i in range(n)]
-    kept: list[Exchange] = []
+    kept: list[Comparator] = []
     for i, j in reversed(_odd_even_merge(n)):
         if asked[i] == asked[j] != itself:
             continue
-        kept.append(Exchange(i, j, asked[i] != unasked, asked[j] != unasked))
+        kept.append(Comparator(i, j, asked[i] != unasked, asked[j] != unasked))
         asked[i] = asked[j] = itself
     return tuple(reversed(kept))
 

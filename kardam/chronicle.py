@@ -17,22 +17,15 @@ from numpy.typing import NDArray
 from kardam import checkpoint
 from kardam.checkpoint import CHECKPOINTS, PLAIN
 from kardam.errors import UsageError
-from kardam.records import EXPERIMENT, JOURNAL, METRICS, PLACES, SUMMARY, Holder
+from kardam.records import EXPERIMENT, JOURNAL, METRICS, PLACES, SUMMARY
+from kardam.ring import Holder
+from kardam.stats import Evaluation
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 _NUMBERS = ("seconds", "worker", "updates", "staleness", "reading", "band_low", "band_high")
-
-
-class Evaluation(NamedTuple):
-    """What the evaluator found of the model after so many updates."""
-
-    updates: int
-    seconds: float
-    loss: float
-    accuracy: float
 
 
 @dataclass(frozen=True, eq=False)

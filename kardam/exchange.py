@@ -82,7 +82,7 @@ class Exchange:
     def share(self, shelf: Shelf) -> None:
         """Models are made where workers on this machine can see them, from now on."""
         self._shelf = shelf
-        self._descent.settle(shelf.room)
+        self._descent.move_into(shelf.room)
 
     # --- who is there ---
 

@@ -9,7 +9,10 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from typing import Any
+
+from kardam.ring import Holder
 
 Line = Mapping[str, Any]
 
@@ -28,6 +31,7 @@ WORDS = {
     " does",
     "echo": "its history is that of others, with whom it shares one voice: it has a weight of"
     " {value}",
+    "quota": "it was convicted before, and had been used as often as that allows",
     "throttle": "it owned {value} of the last admissions, where fewer than {high} were allowed",
     "frequency": "it had been admitted too short a while before",
     "misdeclared": "it declared a growth of {value}, where the server measured {low} to {high}",
@@ -38,7 +42,7 @@ WORDS = {
     "malformed": "it was no vector of this model",
     "unasked": "no model was lent under its ticket",
     "ungranted": "it came without leave",
-    "late above": "it answered a model that was no longer the newest, {value} updates late",
+    "stale": "it answered a model that was no longer the newest, {value} updates behind",
     "late": "its chunks took too long",
     "twice": "another answer of it was in the same update already",
     "startup": "another answer of it was in the same start-up median already",
@@ -112,9 +116,6 @@ class _Seen:
     serving: bool = False
 
 
-# Whose a place was from this second on: seconds, worker, key, name.
-Holder = tuple[float, int, str, str]
-
 # Whom an account is of: worker, key, name.
 _Who = tuple[int, str, str]
 
@@ -126,14 +127,14 @@ def accounts(
     keys.
     """
     turns: dict[int, list[Holder]] = defaultdict(list)
-    for holder in sorted(holders, key=lambda holder: holder[0]):
-        turns[holder[1]].append(holder)
+    for holder in sorted(holders, key=attrgetter("seconds")):
+        turns[holder.worker].append(holder)
     seen: dict[_Who, _Seen] = defaultdict(_Seen)
     for line in journal:
         worker = int(line["worker"])
-        turn = bisect_right(turns[worker], float(line["seconds"]), key=lambda holder: holder[0])
-        _, _, key, name = turns[worker][turn - 1] if turn else (0.0, worker, "", "")
-        _see(seen[worker, key, name], line)
+        turn = bisect_right(turns[worker], float(line["seconds"]), key=attrgetter("seconds"))
+        holder = turns[worker][turn - 1] if turn else Holder(0.0, worker, "", "")
+        _see(seen[worker, holder.key, holder.name], line)
     shares = {who: len(its.weights) / its.delivered for who, its in seen.items()}
     weights = {who: statistics.median(its.weights) for who, its in seen.items() if its.weights}
     return [
@@ -165,7 +166,7 @@ def why(rule: str, value: float, low: float, high: float) -> str:
 
 def _latest(turns: list[Holder]) -> str:
     """The key whose the place is; empty where it is nobody's, or there are none."""
-    return turns[-1][2] if turns else ""
+    return turns[-1].key if turns else ""
 
 
 def _see(its: _Seen, line: Line) -> None:

@@ -108,9 +108,9 @@ class Exposition:
             buckets=SECONDS,
             registry=self._registry,
         )
-        self._dampening = Histogram(
-            "kardam_dampening",
-            "What an admitted gradient was multiplied by: dampening times clip.",
+        self._weight = Histogram(
+            "kardam_weight",
+            "What an admitted gradient was multiplied by: dampening times the filter's scale.",
             buckets=WEIGHTS,
             registry=self._registry,
         )
@@ -131,7 +131,7 @@ class Exposition:
         """One verdict, and the seconds that it took."""
         self._apply.observe(took)
         if verdict.admitted:
-            self._dampening.observe(verdict.weight)
+            self._weight.observe(verdict.weight)
         if verdict.updates > self._version:
             self._version = verdict.updates
             self._updated.set_to_current_time()

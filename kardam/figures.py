@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from kardam.chronicle import Chronicle, Evaluation, Floats
+from kardam.chronicle import Chronicle, Floats
+from kardam.stats import Evaluation
 
 BLUE, RED, GREEN, PURPLE, ORANGE, SKY = (
     "#0072B2",

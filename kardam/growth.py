@@ -69,6 +69,11 @@ class Change(NamedTuple):
         """K = ||g - g'|| / ||x - x'||, infinite where the difference left float32."""
         return self.difference / self.displacement
 
+    @property
+    def declared(self) -> Declared | None:
+        """What its worker says of it; nothing where the growth is infinite."""
+        return Declared(self.growth, self.since) if self.growth < math.inf else None
+
 
 class _Answer(NamedTuple):
     ticket: int

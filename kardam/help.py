@@ -3,7 +3,10 @@
 import click
 
 # What one meets first stands first; other verbs follow as they were added.
-VERBS = ("run", "simulate", "serve", "work", "stats", "report", "checkpoint", "keys", "doctor")
+VERBS = (
+    *("run", "simulate", "serve", "work", "stats", "report"),
+    *("explain", "replay", "checkpoint", "keys", "doctor"),
+)
 
 # Columns of the flags; a longer one has its words on the next line.
 WIDTH = 22
@@ -20,10 +23,10 @@ SECTIONS = {
         *("optimizer", "gather", "aggregator", "memory"),
     ),
     "When it is enough": ("updates", "arrivals", "seconds", "target"),
-    "Where it listens": ("bind", "keys", "insecure", "memory_limit", "dashboard"),
+    "Where it listens": ("bind", "transport", "keys", "insecure", "memory_limit", "dashboard"),
     "What is kept": (
-        *("out", "resume", "checkpoint_updates", "checkpoint_seconds", "keep"),
-        "dry_run",
+        *("out", "resume", "record", "durable"),
+        *("checkpoint_updates", "checkpoint_seconds", "keep", "dry_run"),
     ),
 }
 

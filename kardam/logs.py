@@ -66,7 +66,7 @@ class Log:
                 self.cut(start)
             raise Unwritable(f"{self.path}: {error.strerror}; it ends here") from error
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """What was written is on the disk. Raises Unwritable. (Of any thread.)"""
         try:
             os.fdatasync(self._file.fileno())

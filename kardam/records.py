@@ -27,9 +27,9 @@ from kardam.errors import Unwritable, UsageError
 from kardam.events import Event, Receiving
 from kardam.fingerprint import fingerprint
 from kardam.logs import Log, whole_lines
-from kardam.messages import Manifest, Model, Vector, Verdict, WorkerId
+from kardam.messages import Manifest, Model, Vector, Verdict
 from kardam.recording import Recording, cut
-from kardam.ring import Key
+from kardam.ring import Holder
 from kardam.state import State
 from kardam.tape import Mark
 
@@ -43,17 +43,6 @@ BATCH = 64
 
 # The marks of a run that has not begun.
 NOTHING: State = {"journal": 0, "metrics": 0, "places": 0}
-
-
-class Holder(NamedTuple):
-    """Whose a worker's place is from this second on: a key and its name, both empty for nobody's;
-    a line of PLACES.
-    """
-
-    seconds: float
-    worker: WorkerId
-    key: Key
-    name: str
 
 
 class Records:
@@ -199,7 +188,7 @@ class Records:
         path = checkpoint.place(folder, updates)
         # What its marks speak of is there before it.
         for log in self._logs():
-            log.settle()
+            log.sync()
         checkpoint.save(path, manifest, x, state)
         recording, mark = self.recording, state["records"]["recording"]
         if recording is not None and mark is not None:

@@ -48,7 +48,7 @@ class Bystander(Descent):
         """Stand beside a descent all of whose loans are closed. What was learned before stays."""
         for worker in range(self.n):
             self.forget(worker)
-        self._tickets = other.state()["tickets"]
+        self._tickets = other._tickets
         self.model = other.model
         self._trace = self._lens.look(self.model.x).trace
 

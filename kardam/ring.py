@@ -20,6 +20,15 @@ class Entry(NamedTuple):
     name: str = ""
 
 
+class Holder(NamedTuple):
+    """Whose a worker's place is from this second on: a key and its name, empty for nobody's."""
+
+    seconds: float
+    worker: WorkerId
+    key: Key
+    name: str
+
+
 class Ring:
     """The enrolled. A worker's key takes a place when it first comes, and has it until it is
     revoked, wherever it comes from and however often: at most n keys work.

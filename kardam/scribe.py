@@ -17,8 +17,8 @@ from kardam.errors import Unwritable
 from kardam.events import Event, Turning
 from kardam.messages import Manifest, Model, Verdict, WorkerId
 from kardam.plan import Every
-from kardam.records import Holder, Records
-from kardam.ring import Entry, Key
+from kardam.records import Records
+from kardam.ring import Entry, Holder, Key
 from kardam.sessions import Sessions
 from kardam.state import State
 

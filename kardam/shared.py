@@ -125,7 +125,7 @@ def shelf(d: int, n: int) -> SharedShelf | None:
 
 
 def hand_over(way: socket.socket, pair: Pair) -> None:
-    """Layout the descriptors on, and close ours of the slot. Raises OSError where nobody takes any
+    """Pass the descriptors on, and close ours of the slot. Raises OSError where nobody takes any
     more: it does not wait.
     """
     try:

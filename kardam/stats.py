@@ -6,10 +6,10 @@ No clock in here (seconds are given), and no rule reads it.
 
 import math
 from collections import Counter, defaultdict, deque
-from typing import Any
+from typing import Any, NamedTuple
 
-from kardam.filters import Slowdown
 from kardam.messages import NOBODY, UNASKED, Verdict, WorkerId
+from kardam.stage import Slowdown
 from kardam.state import State
 
 # Rates are over the last so many seconds: long enough to be calm, short enough to show a change.
@@ -63,7 +63,16 @@ def answers(verdict: Verdict) -> bool:
     return verdict.rule != UNASKED
 
 
-class Rate:
+class Evaluation(NamedTuple):
+    """What the evaluator found of the model after so many updates."""
+
+    updates: int
+    seconds: float
+    loss: float
+    accuracy: float
+
+
+class Meter:
     """How much a second, over the last RATE_SECONDS whole seconds and the one that runs."""
 
     def __init__(self) -> None:
@@ -91,7 +100,7 @@ class WorkerStats:
 
     def __init__(self) -> None:
         self.tally = Tally()
-        self.rate = Rate()
+        self.rate = Meter()
         self.label = ""
         self.byzantine = False
         self.staleness = -1
@@ -128,7 +137,7 @@ class Stats:
         # Why each gradient was refused since the last one was admitted, and of how many of each.
         self.since_admitted: Counter[str] = Counter()
         self._refused_since: Counter[WorkerId] = Counter()
-        self.held_out: list[tuple[int, float, float, float]] = []
+        self.held_out: list[Evaluation] = []
         self.violations = 0
         # Handshakes that were refused, since this server began.
         self.strangers = 0
@@ -141,7 +150,12 @@ class Stats:
         self.received = self.sent = 0
         # Models lent, and the seconds that their askers waited in all.
         self.lent, self.waited = 0, 0.0
-        self._delivered, self._updates, self._received, self._sent = Rate(), Rate(), Rate(), Rate()
+        self._delivered, self._updates, self._received, self._sent = (
+            Meter(),
+            Meter(),
+            Meter(),
+            Meter(),
+        )
 
     # --- being told ---
 
@@ -196,7 +210,7 @@ class Stats:
         know, and no run reaches its goal by it.
         """
         loss, accuracy = (its if math.isfinite(its) else math.nan for its in (loss, accuracy))
-        self.held_out.append((updates, now, loss, accuracy))
+        self.held_out.append(Evaluation(updates, now, loss, accuracy))
         del self.held_out[:-HELD_OUT_MAX]
 
     def moved(self, received: int, sent: int, now: float) -> None:
@@ -220,11 +234,11 @@ class Stats:
 
     @property
     def accuracy(self) -> float:
-        return self.held_out[-1][3] if self.held_out else math.nan
+        return self.held_out[-1].accuracy if self.held_out else math.nan
 
     @property
     def loss(self) -> float:
-        return self.held_out[-1][2] if self.held_out else math.nan
+        return self.held_out[-1].loss if self.held_out else math.nan
 
     @property
     def stalled(self) -> bool:
@@ -320,7 +334,9 @@ class Stats:
             (self.total, self.honest, self.byzantine), state["tallies"], strict=True
         ):
             tally.restore(told)
-        self.held_out = [(int(u), s, loss, accuracy) for u, s, loss, accuracy in state["held_out"]]
+        self.held_out = [
+            Evaluation(int(u), s, loss, accuracy) for u, s, loss, accuracy in state["held_out"]
+        ]
         self.stale = Counter({tau: count for tau, count in state["staleness"]})
         for worker, row in state["workers"]:
             self.workers[worker].restore(row)

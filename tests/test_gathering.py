@@ -80,7 +80,7 @@ def test_a_round_takes_only_answers_to_the_newest_model() -> None:
     round_ = Synchronous(2, coordinate_median)
     late = round_.refuse(0, staleness=1)
     assert late is not None
-    assert (late.rule, late.value, late.high) == ("late", 1, 0)
+    assert (late.rule, late.value, late.high) == ("stale", 1, 0)
     assert round_.refuse(0, staleness=0) is None
     assert round_.add(0, one(1), 1.0) is None
     twice = round_.refuse(0, staleness=0)
@@ -108,7 +108,7 @@ def test_in_a_round_what_comes_late_or_twice_is_refused_and_moves_nothing() -> N
         verdict = ours.receive(Gradient(worker, ours.lend(worker).ticket, one(1)))
     assert ours.model.version == 1
     verdict = ours.receive(Gradient(3, slow.ticket, one(1)))
-    assert (verdict.admitted, verdict.rule, verdict.value) == (False, "late", 1)
+    assert (verdict.admitted, verdict.rule, verdict.value) == (False, "stale", 1)
     assert ours.due(0)
     first = ours.lend(0)
     assert not ours.due(0)
@@ -205,7 +205,7 @@ def test_rounds_cost_one_arrival_a_worker_and_take_as_long_as_their_slowest_memb
     recipe = {"preset": "none", "f": 2, "gather": "synchronous", "aggregator": "median"}
     ours = world(820, recipe=recipe, **who)
     assert ours.descent.model.version == 96
-    assert ours.reasons.keys() == {"late"}
+    assert ours.reasons.keys() == {"stale"}
     slow = {member.index for member in ours.members if member.factor > 1}
     assert {v.worker for v in ours.verdicts if not v.admitted} == slow
 

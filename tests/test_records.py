@@ -12,7 +12,8 @@ from kardam import records
 from kardam.errors import Unwritable, UsageError
 from kardam.logs import Log
 from kardam.messages import Manifest, Verdict
-from kardam.records import Holder, Records, resumable
+from kardam.records import Records, resumable
+from kardam.ring import Holder
 
 MANIFEST = Manifest((("x", (3,)),))
 X = np.ones(3, np.float32)

@@ -6,9 +6,9 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kardam.filters import Slowdown
 from kardam.messages import Verdict
-from kardam.stats import HELD_OUT_MAX, RATE_SECONDS, Rate, Stats
+from kardam.stage import Slowdown
+from kardam.stats import HELD_OUT_MAX, RATE_SECONDS, Meter, Stats
 
 verdicts = st.builds(
     lambda worker, admitted, rule, staleness, growth: Verdict(
@@ -79,7 +79,7 @@ def test_a_quantile_of_staleness_is_the_one_of_the_sorted_list(
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(1, 5)), max_size=40))
 def test_a_rate_counts_the_last_seconds_only(given_: list[tuple[float, int]]) -> None:
-    rate, moments = Rate(), sorted(given_)
+    rate, moments = Meter(), sorted(given_)
     for now, amount in moments:
         rate.add(amount, now)
     assert rate.per_second(1000.0) == 0.0
@@ -89,7 +89,7 @@ def test_a_rate_counts_the_last_seconds_only(given_: list[tuple[float, int]]) ->
 
 
 def test_a_steady_stream_has_its_rate() -> None:
-    rate = Rate()
+    rate = Meter()
     for tenth in range(300):
         rate.add(2, tenth / 10)
     assert abs(rate.per_second(29.9) - 20) < 2.5

@@ -162,7 +162,7 @@ async def test_metrics_are_those_of_the_books_and_no_label_is_a_workers_choice()
         assert samples["kardam_gradient_staleness_count",] == 3
         assert samples["kardam_gradient_staleness_sum",] == 2
         assert samples["kardam_apply_seconds_count",] == 3
-        assert samples["kardam_dampening_sum",] == 0.5
+        assert samples["kardam_weight_sum",] == 0.5
         assert samples["kardam_checkpoint_seconds",] > 0
         states = {sample.labels["state"] for sample in families["kardam_workers"].samples}
         assert states == set(STATES)

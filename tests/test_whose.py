@@ -18,7 +18,7 @@ from kardam.keys import Keys
 from kardam.kits import Folder, new_pair
 from kardam.messages import Manifest
 from kardam.recipe import Recipe
-from kardam.ring import Entry
+from kardam.ring import Entry, Holder
 from tests.test_admission import a_plan
 from tests.test_cli import Kardam
 from tests.test_cli import kardam as kardam  # the fixture
@@ -97,7 +97,8 @@ def test_a_refusal_is_told_of_the_key_that_had_the_place_then(
 
 
 def test_one_key_is_one_account_however_often_it_is_told_of() -> None:
-    turns = [(0.0, 1, "a" * 64, "alice"), (1.0, 1, "a" * 64, "alice"), (2.0, 2, "b" * 64, "bob")]
+    alice, bob = ("a" * 64, "alice"), ("b" * 64, "bob")
+    turns = [Holder(0.0, 1, *alice), Holder(1.0, 1, *alice), Holder(2.0, 2, *bob)]
     found = accounts([line(1, 0.5), line(1, 1.5), line(2, 1.0), line(2, 3.0)], {}, turns)
     assert [(its.worker, its.name, its.delivered) for its in found] == [
         (1, "alice", 2),

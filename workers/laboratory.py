@@ -114,7 +114,7 @@ class Experiment:
 
     def _evaluate(self) -> None:
         model, held_out = self._descent.model, self._stats.held_out
-        if not held_out or held_out[-1][0] < model.version:
+        if not held_out or held_out[-1].updates < model.version:
             loss, accuracy = self._network.evaluate(model.x)
             self._stats.evaluated(model.version, loss, accuracy, self._now)
 

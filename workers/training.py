@@ -24,7 +24,7 @@ from kardam.errors import Denied, UsageError, suggest
 from kardam.growth import History
 from kardam.kits import address
 from kardam.link import Lease
-from kardam.messages import COUNT_MAX, LABEL_MAX, Declared, Gradient, Judged, Vector
+from kardam.messages import COUNT_MAX, LABEL_MAX, Gradient, Judged, Vector
 from workers.parameters import agree, manifest_of, trained
 
 # Seconds: for a connection, for a place, and without a word from a server that is started again.
@@ -95,9 +95,7 @@ class Training:
             raise UsageError(f"push: expected examples >= 0, got {examples}")
         g = self._gradient()
         change = self._history.add(lease.ticket, lease.model.version, g, lease.model.x)
-        declared = None
-        if change is not None and math.isfinite(change.growth):
-            declared = Declared(change.growth, change.since)
+        declared = change.declared if change is not None else None
         number = float(loss.item() if isinstance(loss, Tensor) else loss)
         answer = Gradient(self.worker, lease.ticket, g, declared, number, int(examples))
         self._lease = None

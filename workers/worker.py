@@ -4,7 +4,6 @@ is given.
 Honest or not is a matter of the attack it carries; slow or not, of its latency.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,7 +12,7 @@ import numpy as np
 
 from kardam.errors import TaskError
 from kardam.growth import History
-from kardam.messages import Declared, Gradient, Vector, WorkerId
+from kardam.messages import Gradient, Vector, WorkerId
 from workers.attacks import Attack
 from workers.latency import Latency
 from workers.outages import NEVER, Absences, Outages
@@ -117,9 +116,7 @@ class Worker:
         g, loss = self._objective.gradient(attack.model(x), self._batches, attack.poison)
         sent = _vector(attack.corrupt(g, self._lies), len(g))
         change = self._history.add(ticket, version, sent, x)
-        declared = None
-        if change is not None and math.isfinite(change.growth):
-            declared = Declared(change.growth, change.since)
+        declared = change.declared if change is not None else None
         gradient = Gradient(
             worker=self.index,
             ticket=ticket,

@@ -108,7 +108,7 @@ class Buffered(Gathering):
 
 
 class Synchronous(Buffered):
-    """A buffer for answers to the newest model only; others are refused as `late`. So an update is
+    """A buffer for answers to the newest model only; others are refused as `stale`. So an update is
     a round; who has answered waits for the next, and all for the last of `size`: the baseline.
     """
 
@@ -116,7 +116,7 @@ class Synchronous(Buffered):
 
     def refuse(self, worker: WorkerId, staleness: int) -> Refusal | None:
         if staleness > 0:
-            return Refusal("late", staleness, 0, 0, False)
+            return Refusal("stale", staleness, 0, 0, False)
         return super().refuse(worker, staleness)
 
 

@@ -23,7 +23,7 @@ async def last_evaluation(server: Server, hands: Swarm) -> None:
     stats = server.sessions.stats
     until = server.now + EVALUATION_SECONDS
     while server.now < until and EVALUATOR not in hands.deaths:
-        if stats.held_out and stats.held_out[-1][0] >= stats.updates:
+        if stats.held_out and stats.held_out[-1].updates >= stats.updates:
             break
         await asyncio.sleep(EVALUATE_EVERY / 10)
 
