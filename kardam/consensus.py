@@ -4,6 +4,7 @@ Never in here: the newest gradient alone, which is mostly noise; or what a worke
 """
 
 import math
+import zlib
 from collections import defaultdict, deque
 from itertools import compress
 from typing import NamedTuple
@@ -48,9 +49,9 @@ class Consensus(Stage):
 
     A history h_p is the average *direction* of one worker's latest gradients (see histories), over
     what it would be expected to differ by: its noise v_p, and what honest workers have of their own
-    in their data, omega^2, the median of what their squared distances are beyond noise. What
-    passes here, and another rule refuses, is taken out of it again: a liar who knows that rule
-    could send honest work whenever it would refuse his lie, and be known by that.
+    in their data, omega^2, the median of what their squared distances are beyond noise. What lies
+    where it should, and is not used, is taken out of it again: a liar who knows why it is not could
+    send honest work whenever his lie would not be used, and be known by that.
 
         D_p = ||h_p - z_(-p)|| / sqrt(omega^2 + (1 - omega^2) v_p)
         too near    D_p < near median
@@ -59,9 +60,11 @@ class Consensus(Stage):
                     of whom is convicted, what another rule refuses for what it says is too far
 
     Directions, since late in a run gradients are many small ones that agree, and few large ones
-    that do not: their mean is next to nothing, that of their directions is not.
+    that do not: their mean is next to nothing, that of their directions is not. So that lies at
+    full length are not paid for with honest directions that weigh nothing, what is used of a worker
+    is no longer than `longer` times what two thirds of its latest answers are, or more.
 
-    Whoever is guilty serves a *term*, and is on parole after it (see terms). A worker that is too
+    Whoever is guilty serves a *term*, is on parole after it, and has a quota (see terms). A worker that is too
     far now and then is not refused for that: a refusal without a term leaves a liar at the edge,
     where the model rests when it is just admitted; and an honest worker's data, once refused, is
     fit less, so that it lies farther out still. `out` is refused even if f others serve.
@@ -82,7 +85,7 @@ class Consensus(Stage):
     *Places.* No more than f serve at once, and whoever another rule refuses for what it says takes
     one: f are all that lie, so who is shut out for them is honest. But nobody takes his own, or f
     liars could hide behind what they have refused. Who is refused for how often he comes takes
-    none: he may be honest, and fast.
+    none: he may be honest, and fast; nor who changes too little, and may have large batches.
 
     *Voices.* A small multiple of a mean that colluders agree on lies nearer to any centre than an
     honest history, which is mostly noise, and three of them own the geometric median of ten. But
@@ -121,6 +124,7 @@ class Consensus(Stage):
         span: int = 25,
         term: int = 10,
         clean: int = 100,
+        longer: float = 4.0,
     ) -> None:
         if not 0 <= near < 1 < far <= out:
             raise ValueError(
@@ -136,12 +140,14 @@ class Consensus(Stage):
             raise ValueError(f"expected 0 <= echo < 1, got {echo}")
         if not 1 <= need <= span:
             raise ValueError(f"expected 1 <= need <= span, got need={need}, span={span}")
+        if not longer >= 1:
+            raise ValueError(f"expected longer >= 1, got {longer}")
         self.n, self.f = n, f
         self.far, self.out, self.near = far, out, near
         self.apart, self.alike, self.against = apart, alike, against
-        self.echo, self.need = echo, need
+        self.echo, self.need, self.longer = echo, need, longer
         self._histories = Histories(beta)
-        self._terms = Terms(n, term, clean)
+        self._terms = Terms(n, f, term, clean)
         self._centre: _Centre | None = None
         # Who stood together when they were looked at last.
         self._bloc: set[WorkerId] = set()
@@ -195,15 +201,20 @@ class Consensus(Stage):
         places = self._places(worker) if guilty else 0
         if self._terms.serves(worker, guilty=guilty, places=places) or out or value < low:
             return Refusal("consensus", value, low, high)
-        echo = self._share(worker)
-        self._passed = echo is None
-        return echo
+        self._passed = True
+        if (left := self._terms.quota(worker)) < 1 - 1e-9:
+            return Refusal("quota", left, 1.0, math.inf, for_content=False)
+        return self._share(worker)
 
     def scale(self, evidence: Evidence) -> float:
-        return self._terms.weight(evidence.worker)
+        weight, worker = self._terms.weight(evidence.worker), evidence.worker
+        if worker in self._histories.workers:
+            most = self.longer * self._histories.usual(worker)
+            weight *= most / evidence.norm if evidence.norm > most else 1.0
+        return weight
 
     def admit(self, evidence: Evidence) -> None:
-        self._terms.admit()
+        self._terms.admit(evidence.worker)
         self._elsewhere.pop(evidence.worker, None)
 
     def refuse(self, evidence: Evidence, refusal: Refusal) -> None:
@@ -355,8 +366,9 @@ class Consensus(Stage):
         turns = -(-len(workers) // SAMPLE)
         if turns > 1:
             self._passes += 1
-            # In an order of its own each time, which is nobody's secret, and no chance.
-            np.random.default_rng(self._passes).shuffle(workers)
+            # In an order of its own each time, which nobody knew when numbers were given out.
+            at = zlib.crc32(self._centre.z.tobytes()) if self._centre is not None else 0
+            np.random.default_rng([self._passes, at]).shuffle(workers)
         return [workers[turn::turns] for turn in range(turns)]
 
     # --- voices ---
@@ -368,7 +380,7 @@ class Consensus(Stage):
         credit = self._credits.get(worker, 0.0) + weight
         used = credit >= 1 - 1e-9
         self._credits[worker] = credit - used
-        return None if used else Refusal("echo", weight, 1.0, 1.0)
+        return None if used else Refusal("echo", weight, 1.0, 1.0, for_content=False)
 
     # --- a life after this process ---
 

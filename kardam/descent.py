@@ -96,7 +96,7 @@ class Descent(Stateful):
         self._knobs = dict(knobs or {})
         self.hear: Hear = unheard
 
-    def settle(self, room: Callable[[], Vector]) -> None:
+    def move_into(self, room: Callable[[], Vector]) -> None:
         """Make models in what `room` gives from now on: memory of shape (d,) that nobody else has.
         The present one moves there.
         """
@@ -199,6 +199,9 @@ class Descent(Stateful):
             return self.refuse(worker, ticket, "malformed")
         loan = self._give_back(worker, ticket)
         assert loan is not None  # it was there just now
+        if worker in self.probation and not self.filter.ready:
+            # The model may not move without it, and then it could never show what it owes.
+            self.probation.end(worker)
         evidence = self._measure(gradient, loan)
         if evidence.norm < math.inf:
             verdict = self._judge(gradient, loan, evidence)
@@ -289,7 +292,8 @@ class Descent(Stateful):
             setattr(twin, learner, deepcopy(getattr(self, learner)))
         twin._lent = dict(self._lent)
         twin._histories = defaultdict(History)
-        twin._histories[worker].restore(self._histories[worker].state())
+        if (history := self._histories.get(worker)) is not None:
+            twin._histories[worker] = copy(history)  # whose answers are never written to
         return twin.receive(Gradient(worker, loans[-1].ticket if loans else 0, g))
 
     # --- a life after this process ---

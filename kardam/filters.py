@@ -129,7 +129,10 @@ class Growth(Stage):
         self._reading = Reading(growth, low, high)
         if (lie := _misdeclared(evidence, change)) is not None:
             return lie
-        return None if low <= growth <= high < math.inf else Refusal("growth", growth, low, high)
+        if low <= growth <= high < math.inf:
+            return None
+        # Who changes too little may be honest, and average over more examples than the others.
+        return Refusal("growth", growth, low, high, for_content=not growth < low)
 
     def reading(self, evidence: Evidence) -> Reading | None:
         return self._reading if evidence.change is not None else None

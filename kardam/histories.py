@@ -18,8 +18,10 @@ from kardam.state import State, Stateful
 # What is no longer has no direction, and says nothing.
 SHORT = 1e-12
 
-# Of how many answers the median is the length of a history.
+# Of how many answers the median is the length of a history, and which of them, in order, is what
+# two thirds of them reach.
 LENGTHS = 25
+THIRD = 3
 
 
 class _Sums(NamedTuple):
@@ -99,6 +101,11 @@ class Histories(Stateful):
     def lengths(self, workers: Sequence[WorkerId]) -> list[float]:
         """l_p of each of these."""
         return [median(self._sums[worker].lengths) for worker in workers]
+
+    def usual(self, worker: WorkerId) -> float:
+        """A length that two thirds of this worker's latest answers have, or more."""
+        lengths = sorted(self._sums[worker].lengths)
+        return lengths[len(lengths) // THIRD]
 
     def _faded(self, worker: WorkerId) -> float:
         faded: float = self.beta ** self._sums[worker].answers

@@ -20,13 +20,17 @@ class Throttle(Stage):
     a_p being how many of them p owns, and a_(f+1) the (f+1)-th largest of these numbers. That is
     at most what the fastest honest worker owns, so that f liars, however often they answer, are
     admitted at most `factor` times as often as it; two are free, so that the first has a place.
+    Since n - f > 2f, what honest workers of equal speed own is more than what f liars do at a
+    factor of 2. At 3, f who flood with gradients that are honest, and a little late, own the
+    greater part, and push the model past where it was going, until it breaks.
 
     It counts admissions: neither a flood nor silence of f moves the bound of the others, and the
-    n - f workers from the (f+1)-th on are never refused. After the capped weights that are asked
+    n - f workers from the (f+1)-th on are never refused, so that somebody is used as long as f + 1
+    answer. After the capped weights that are asked
     for where Dahan and Levy (NeurIPS 2024) count updates, and THROTTLE (Otsuka et al. 2026).
     """
 
-    def __init__(self, n: int, f: int, factor: float = 3.0, rounds: int = 10) -> None:
+    def __init__(self, n: int, f: int, factor: float = 2.0, rounds: int = 10) -> None:
         if not 1 <= factor < math.inf:
             raise ValueError(f"expected a finite factor >= 1, got {factor}")
         if not rounds >= 1:

@@ -47,6 +47,7 @@ SPECS = {
     "malformed": "malformed:form=any",
     "lying_growth": "lying_growth:factor=3",
     "decoy": "decoy:scale=2",
+    "whisper": "whisper:small=0.1,times=1",
     "bit_flip": "bit_flip:of=sign",
     "partial_drop": "partial_drop:share=0.5",
     "random_disturbance": "random_disturbance:sigma=0.2",
@@ -214,6 +215,14 @@ def test_a_decoy_is_honest_every_other_time_and_says_a_false_growth_then() -> No
         assert liar.corrupt(G, rng) is G
         assert liar.declare(Declared(2.0, since=4)) == Declared(math.inf, since=4)
         assert liar.declare(None) is None
+
+
+def test_a_whisper_is_a_lie_and_honest_directions_of_next_to_no_length() -> None:
+    liar, rng = attack("whisper:scale=2,small=0.5,times=2"), np.random.default_rng(0)
+    for _ in range(3):
+        assert liar.corrupt(G, rng).tolist() == [-2, 4, -6, -1]
+        for _ in range(2):
+            assert liar.corrupt(G, rng).tolist() == [0.5, -1, 1.5, 0.25]
 
 
 @pytest.mark.parametrize(
@@ -406,8 +415,10 @@ def test_what_is_foreseen_is_what_is_said_and_to_ask_changes_nothing(preset: str
         loan = asked.lend(at)
         assert twin.lend(at).ticket == loan.ticket
         g = workers[at].answer(loan.ticket, loan.model.version, loan.model.x).gradient.g
+        before = repr(asked.state())
         for factor in (-10, 0.5):
             asked.foresee(at, g * np.float32(factor))
+        assert repr(asked.state()) == before
         foreseen = asked.foresee(at, g)
         said, plain = (d.receive(Gradient(at, loan.ticket, g)) for d in (asked, twin))
         assert repr(foreseen) == repr(said) == repr(plain)
@@ -577,6 +588,9 @@ def no_attack() -> int:
         ("gaussian:sigma=nan", "expected sigma >= 0, got nan"),
         ("lying_growth:factor=-1", "expected factor >= 0"),
         ("decoy:scale=-1", "expected scale > 0, got -1.0"),
+        ("whisper:scale=0", "expected scale > 0, got 0.0"),
+        ("whisper:small=1", "expected 0 < small < 1, got 1.0"),
+        ("whisper:times=0", "expected times >= 1, got 0"),
         ("constant:seed=3", "unknown key 'seed'"),
         ("alie:board=3", "unknown key 'board'"),
         ("ipm:epsilon=0", "expected epsilon > 0, got 0.0"),

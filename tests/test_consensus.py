@@ -169,8 +169,22 @@ def test_the_weight_is_what_an_admitted_gradient_is_scaled_by() -> None:
     for _ in range(2):
         terms.serves(0, guilty=True, places=F)
         while terms.serves(0, guilty=False, places=F):
-            terms.admit()
+            terms.admit(0)
     assert [crew.stage.scale(evidence(worker)) for worker in (0, 1)] == [1 / 2, 1.0]
+
+
+def test_who_whispers_most_of_the_time_is_not_heard_when_he_shouts() -> None:
+    """Or honest directions that weigh nothing would pay for lies of full length."""
+    crew = Crew(Consensus(N, F, longer=4))
+    crew.rounds(30)
+    for shouts, heard in ((3, True), (1, False)):
+        for _ in range(25):
+            crew.says(0, np.float32(0.01) * crew.honest())
+            for _ in range(shouts):
+                crew.says(0, crew.honest())
+        weight = crew.stage.scale(evidence(0, norm=float(np.linalg.norm(crew.honest()))))
+        assert weight == 1.0 if heard else weight < 0.06
+    assert crew.stage.scale(evidence(1, norm=float(np.linalg.norm(crew.honest())))) == 1.0
 
 
 # --- who is listened to ---
@@ -199,6 +213,28 @@ def test_nobody_is_known_by_what_another_rule_refuses(seed: int, refusal: Refusa
     """Or who knows that rule would look honest at no cost."""
     assert lies_used(refusal, 0, seed) < 0.1
     assert lies_used(refusal, 3, seed) < 0.15
+
+
+def test_who_is_heard_every_other_time_is_known_by_what_is_heard() -> None:
+    """Or twins would say the truth whenever it is not used."""
+    crew = Crew(Consensus(N, F))
+    twins, used, heard = LIARS[:2], [], {worker: 0 for worker in LIARS}
+    for _ in range(120):
+        for worker in range(N - 1):
+            if worker not in twins:
+                crew.says(worker, crew.honest())
+        both = crew.honest()
+        for worker in twins:
+            before = crew.stage._histories.state()["sums"]
+            told = crew.says(worker, both)
+            if told is not None and told.rule == "echo":
+                assert not told.for_content
+                after = crew.stage._histories.state()["sums"]
+                assert all((a[1] is b[1]) for a, b in zip(before, after, strict=True))
+                heard[worker] += 1
+            used.append(told is None)
+    assert sum(heard.values()) > 50
+    assert 0.4 < np.mean(used[-100:]) < 0.7
 
 
 def test_who_was_convicted_has_no_free_tries() -> None:
@@ -275,9 +311,9 @@ def test_the_centre_moves_once_in_so_many_verdicts_and_first_after_one_of_everyb
     assert seen[0] <= n
 
 
-def many(n: int, f: int, rounds: int = 1) -> Crew:
+def many(n: int, f: int, rounds: int = 1, seed: int = 0) -> Crew:
     """n workers who have all answered, so many times."""
-    crew = Crew(Consensus(n, f))
+    crew = Crew(Consensus(n, f), seed)
     for _ in range(rounds):
         for worker in range(n):
             crew.says(worker, crew.honest())
@@ -343,6 +379,14 @@ def test_of_many_the_slow_are_judged_by_their_noise_where_f_say_nothing(f_say: s
                 assert crew.stage._centre is not None
                 assert crew.stage._centre.own < 0.1
     assert np.mean(refused) < 0.01
+
+
+def test_whose_turn_it_is_with_whom_nobody_knew_when_numbers_were_given_out() -> None:
+    n = 2 * SAMPLE
+    one, other = (many(n, n // 4, seed=seed).stage for seed in range(2))
+    for stage in (one, other):
+        stage._queue, stage._passes = [], 3
+    assert one._sample() != other._sample()
 
 
 def test_turns_outlive_the_process() -> None:

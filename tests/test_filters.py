@@ -248,6 +248,17 @@ def test_another_growth_for_the_same_pair_is_misdeclared_beyond_the_tolerance(li
     assert refusal == Refusal("misdeclared", lie, 0.99, 1.01)
 
 
+def test_who_changes_too_little_is_refused_and_may_be_honest() -> None:
+    """As who averages over more examples than the others: he is none of the f who lie."""
+    stage = Growth(N, F, "relative", c=7.0)
+    for worker in range(N):
+        stage.judge(evidence(worker, 1.0))
+    for growth, content in ((1 / 8, False), (8.0, True)):
+        refusal = stage.judge(evidence(0, growth))
+        assert refusal is not None
+        assert (refusal.rule, refusal.for_content) == ("growth", content)
+
+
 # --- start-up, exponent, knob ---
 
 

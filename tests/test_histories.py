@@ -52,6 +52,10 @@ def test_a_history_is_the_average_of_directions_and_the_median_of_the_latest_len
         np.testing.assert_allclose(ours.direction(worker), h, atol=1e-5)
         assert ours.directions([worker])[0].tobytes() == ours.direction(worker).tobytes()
         assert ours.lengths([worker]) == [median(length for length, _ in its[-LENGTHS:])]
+        latest = sorted(length for length, _ in its[-LENGTHS:])
+        usual = ours.usual(worker)
+        assert usual in latest
+        assert 3 * sum(length >= usual for length in latest) >= 2 * len(latest)
         assert ours.variance(worker) == pytest.approx(sum(w * w for w in weights) / whole**2)
 
 

@@ -16,7 +16,7 @@ N, F = 10, 3
 def test_f_who_flood_own_no_more_than_factor_times_the_next(arrivals: list[int]) -> None:
     stage, owned = Throttle(N, F, rounds=100), Counter[int]()
     for worker in arrivals:
-        bound = 3 * sorted((owned[w] for w in range(N)), reverse=True)[F] + 2
+        bound = 2 * sorted((owned[w] for w in range(N)), reverse=True)[F] + 2
         refused = stage.judge(evidence(worker)) is not None
         assert refused == (owned[worker] >= bound)
         if not refused:

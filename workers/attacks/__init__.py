@@ -29,6 +29,7 @@ from workers.attacks.vectors import (
     RandomDisturbance,
     SignFlip,
     SlowDrift,
+    Whisper,
     Zero,
 )
 
@@ -49,6 +50,7 @@ ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "malformed": Malformed,
     "lying_growth": LyingGrowth,
     "decoy": Decoy,
+    "whisper": Whisper,
     "bit_flip": BitFlip,
     "partial_drop": PartialDrop,
     "random_disturbance": RandomDisturbance,

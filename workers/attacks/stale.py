@@ -2,7 +2,8 @@
 
 The server asks nobody: by its own record it knows which model went out under which ticket, and it
 takes each ticket once.
- Never in here: what else is said.
+
+Never in here: what else is said.
 """
 
 from collections import deque

@@ -233,3 +233,28 @@ class Decoy(Attack):
 
     def declare(self, declared: Declared | None) -> Declared | None:
         return declared if declared is None or self._lies else replace(declared, growth=math.inf)
+
+
+class Whisper(Attack):
+    """-scale * g once, and small * g so many times after it. Their directions are honest ones, most
+    of the time, and weigh next to nothing: against a filter that goes by directions alone.
+    """
+
+    knows = Knows.OWN
+
+    def __init__(self, scale: float = 2.0, small: float = 0.01, times: int = 2) -> None:
+        if not scale > 0:
+            raise ValueError(f"expected scale > 0, got {scale}")
+        if not 0 < small < 1:
+            raise ValueError(f"expected 0 < small < 1, got {small}")
+        if not times >= 1:
+            raise ValueError(f"expected times >= 1, got {times}")
+        self.scale, self.small, self.times = scale, small, times
+        self._left = 0
+
+    def corrupt(self, g: Vector, rng: np.random.Generator) -> Vector:
+        if self._left == 0:
+            self._left = self.times
+            return g * np.float32(-self.scale)
+        self._left -= 1
+        return g * np.float32(self.small)
