@@ -64,10 +64,11 @@ class Consensus(Stage):
     full length are not paid for with honest directions that weigh nothing, what is used of a worker
     is no longer than `longer` times what two thirds of its latest answers are, or more.
 
-    Whoever is guilty serves a *term*, is on parole after it, and has a quota (see terms). A worker that is too
-    far now and then is not refused for that: a refusal without a term leaves a liar at the edge,
-    where the model rests when it is just admitted; and an honest worker's data, once refused, is
-    fit less, so that it lies farther out still. `out` is refused even if f others serve.
+    Whoever is guilty serves a *term*, is on parole after it, and has a quota (see terms). A worker
+    that is too far now and then is not refused for that: a refusal without a term leaves a liar at
+    the edge, where the model rests when it is just admitted; and an honest worker's data, once
+    refused, is fit less, so that it lies farther out still. `out` is refused even if f others
+    serve.
 
     The centre z moves once per n verdicts (or SAMPLE, if that is less; or SELDOM, if that is more),
     by one step of centered clipping; z_(-p) is it without p's part (see centre).
