@@ -194,7 +194,7 @@ def _ask(endpoint: str, token: str, seconds: float, go: Event, tell: Connection)
                 waits.append(time.monotonic() - asked.pop(who))
             elif name not in asked:
                 asked[name] = time.monotonic()
-                peers.send_multipart([name, *encode(Beat("idle"))])
+                peers.send_multipart([name, *encode(Beat())])
                 try:
                     due, name = next(turns)
                 except StopIteration:

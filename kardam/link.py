@@ -12,7 +12,6 @@ import numpy as np
 from kardam import __version__
 from kardam.messages import (
     ITEM,
-    Activity,
     Again,
     Beat,
     Books,
@@ -137,7 +136,6 @@ class Link:
         # A factor around 1, so that a thousand workers do not beat as one.
         self._jitter = jitter
         self.terms: Welcome | None = None
-        self.state: Activity = "idle"
         # Whether the server has welcomed us on this line; before, it would not know who asks.
         self._welcomed = False
         self._manifest: Manifest | None = None
@@ -155,7 +153,7 @@ class Link:
 
     def pull(self, now: float) -> list[Action]:
         """Ask for the newest model; a Lease will tell."""
-        return self._ask(Pull(self._have()), now, "pulling")
+        return self._ask(Pull(self._have()), now)
 
     def push(self, gradient: Gradient, now: float, pull: bool = False) -> list[Action]:
         """Answer a lease; a Judged will tell. With `pull` a Lease will follow, as if asked for the
@@ -171,11 +169,11 @@ class Link:
             examples=gradient.examples,
             have=self._have() if pull else None,
         )
-        return self._ask(push, now, "pushing")
+        return self._ask(push, now)
 
     def query(self, now: float) -> list[Action]:
         """Ask for the books."""
-        return self._ask(Query(), now, "idle")
+        return self._ask(Query(), now)
 
     def report(self, version: int, loss: float, accuracy: float) -> list[Action]:
         """Tell what was found of a version; nobody answers."""
@@ -202,8 +200,8 @@ class Link:
     def _have(self) -> int:
         return self._model.version if self._model is not None else -1
 
-    def _ask(self, request: Pull | Push | Query, now: float, state: Activity) -> list[Action]:
-        self._request, self._asked, self.state = request, now, state
+    def _ask(self, request: Pull | Push | Query, now: float) -> list[Action]:
+        self._request, self._asked = request, now
         return self._say_request() if self._welcomed else []
 
     def _say_request(self) -> list[Action]:
@@ -240,7 +238,7 @@ class Link:
             return self.connected(now)
         if self.terms is not None and now >= self._beat_at:
             self._beat_at = now + self.terms.beat * self._jitter()
-            return [Say(Beat(self.state))]
+            return [Say(Beat())]
         return []
 
     def _forgotten(self) -> float:
@@ -346,7 +344,6 @@ class Link:
 
     def _leased(self, ticket: int, model: Model) -> list[Action]:
         self._request = None
-        self.state = "computing"
         if self._hello.role == "worker":
             self._held.append(ticket)
         return [Tell(Lease(ticket, model))]
@@ -374,7 +371,7 @@ class Link:
             return []
         self._held = [ticket for ticket in self._held if ticket > judged.ticket]
         have = self._request.have
-        self._request, self.state = (None, "idle") if have is None else (Pull(have), "pulling")
+        self._request = Pull(have) if have is not None else None
         self._gradient = b""
         if judged.lent is None or not self._welcomed:
             return [Tell(judged)]

@@ -172,7 +172,6 @@ Word = Annotated[str, Within(0, 64)]
 Label = Annotated[str, Within(0, LABEL_MAX)]
 Sentence = Annotated[str, Within(0, 512)]
 Role = Literal["worker", "evaluator", "operator"]
-Activity = Literal["idle", "pulling", "computing", "pushing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,8 +322,6 @@ class Judged:
 @dataclass(frozen=True, slots=True)
 class Beat:
     """Alive; either way."""
-
-    state: Activity
 
 
 @dataclass(frozen=True, slots=True)

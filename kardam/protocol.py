@@ -32,7 +32,7 @@ from kardam.messages import (
 )
 
 # Raised by one with every change of what travels.
-PROTOCOL = 4
+PROTOCOL = 5
 
 # One message a chunk: heartbeats pass between two of them, and what is one chunk needs no copy. A
 # peer who is silent for half a minute is lost, so a line must carry a megabit a second.

@@ -117,7 +117,7 @@ class Sessions:
         session.heard = now
         match message:
             case Beat():
-                return [Send(peer, Beat("idle"))]
+                return [Send(peer, Beat())]
             case Bye():
                 self._drop(session, "left", now)
                 return self.exchange.grant(now)

@@ -146,7 +146,7 @@ def test_a_server_with_keys_gives_them_to_its_own_and_prints_its_public_one(
         Hello(PROTOCOL, "", "worker", "", "", False, ()),
         Pull(-1),
         Push(1, None, None, 0.0, 1, None),
-        Beat("idle"),
+        Beat(),
         Bye(),
     ],
 )

@@ -183,6 +183,18 @@ def test_what_could_command_a_terminal_is_no_label(label: str) -> None:
         decode_up(encode(Enrol(PROTOCOL, "", label, False)))
 
 
+HELLO = {
+    "kind": "hello",
+    "protocol": PROTOCOL,
+    "package": "",
+    "role": "worker",
+    "token": "",
+    "label": "",
+    "byzantine": False,
+    "holds": [],
+    "digest": "",
+    "memory": "",
+}
 PUSH = {
     "kind": "push",
     "ticket": 1,
@@ -222,7 +234,7 @@ PUSH = {
         pytest.param([header(**{**PUSH, "growth": math.nan})], id="a growth that is no number"),
         pytest.param([header(**PUSH), b"x" * (CHUNK_BYTES + 1)], id="a body over the limit"),
         pytest.param([header(kind="pull", have=0), b"x"], id="a body where there is none"),
-        pytest.param([header(kind="beat", state="asleep")], id="a word not in the list"),
+        pytest.param([header(**{**HELLO, "role": "boss"})], id="a word not in the list"),
     ],
 )
 def test_what_is_no_message_raises_the_one_error(frames: list[bytes]) -> None:
@@ -239,8 +251,8 @@ def test_another_protocol_is_told_apart_whatever_else_it_says(theirs: Any) -> No
 def test_an_error_says_what_was_expected_and_what_came() -> None:
     with pytest.raises(ProtocolError, match=r"push: ticket is a bool, expected int"):
         decode_up([header(**{**PUSH, "ticket": True})])
-    with pytest.raises(ProtocolError, match=r"beat: state is 'asleep', expected one of \('idle'"):
-        decode_up([header(kind="beat", state="asleep")])
+    with pytest.raises(ProtocolError, match=r"hello: role is 'boss', expected one of \('worker'"):
+        decode_up([header(**{**HELLO, "role": "boss"})])
 
 
 # --- manifests ---
@@ -269,9 +281,9 @@ def test_a_manifest_knows_where_each_tensor_lies() -> None:
 
 def test_encoding_names_its_kind() -> None:
     assert msgpack.unpackb(encode(Grant(7))[0]) == {"kind": "grant", "ticket": 7}
-    assert [
-        len(encode(m)) for m in (Pull(-1), Beat("idle"), Judged(1, True, "", 2, False, None, 0))
-    ] == [1] * 3
+    assert [len(encode(m)) for m in (Pull(-1), Beat(), Judged(1, True, "", 2, False, None, 0))] == [
+        1
+    ] * 3
     assert isinstance(decode_up(encode(Push(1, None, None, 0.0, 1, None)))[0], Push)
     assert isinstance(decode_up(encode(Hello(PROTOCOL, "", "worker", "", "", False, ())))[0], Hello)
 

@@ -344,7 +344,7 @@ def test_who_has_not_said_hello_is_asked_to() -> None:
     worker = town.join()
     town.restart()
     town.sent.clear()
-    town.say(worker, Beat("idle"))
+    town.say(worker, Beat())
     assert [type(m).__name__ for m in town.sent] == ["Beat", "Again", "Hello", "Welcome"]
 
 
@@ -786,7 +786,7 @@ ROGUE = st.one_of(
     st.builds(Part, st.integers(0, 9), st.integers(0, 3)),
     st.builds(Report, st.integers(0, 3), st.just(0.0), st.just(0.0)),
     st.just(Query()),
-    st.just(Beat("idle")),
+    st.just(Beat()),
     st.just(Bye()),
     st.just(Hello(PROTOCOL, "", "worker", "guess", "", False, ())),
     st.just(Enrol(PROTOCOL, "", "", False)),

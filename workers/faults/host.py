@@ -347,7 +347,7 @@ class Rogue(Host):
             (Part(ticket, int(chance.integers(3))), body),
             (Report(ticket, 0.0, 0.0), b""),
             (Query(), b""),
-            (Beat("idle"), b""),
+            (Beat(), b""),
             (Bye(), b""),
             (Hello(PROTOCOL, "", "worker", self._token, "", False, (ticket,)), b""),
             (Hello(PROTOCOL, "", "worker", "guess", "", False, ()), b""),
