@@ -64,11 +64,10 @@ class Consensus(Stage):
     full length are not paid for with honest directions that weigh nothing, what is used of a worker
     is no longer than `longer` times what two thirds of its latest answers are, or more.
 
-    Whoever is guilty serves a *term*, is on parole after it, and has a quota (see terms). A worker
-    that is too far now and then is not refused for that: a refusal without a term leaves a liar at
-    the edge, where the model rests when it is just admitted; and an honest worker's data, once
-    refused, is fit less, so that it lies farther out still. `out` is refused even if f others
-    serve.
+    Whoever is guilty serves a *term*, and is on parole after it (see terms). A worker that is too
+    far now and then is not refused for that: a refusal without a term leaves a liar at the edge,
+    where the model rests when it is just admitted; and an honest worker's data, once refused, is
+    fit less, so that it lies farther out still. `out` is refused even if f others serve.
 
     The centre z moves once per n verdicts (or SAMPLE, if that is less; or SELDOM, if that is more),
     by one step of centered clipping; z_(-p) is it without p's part (see centre).
@@ -148,7 +147,7 @@ class Consensus(Stage):
         self.apart, self.alike, self.against = apart, alike, against
         self.echo, self.need, self.longer = echo, need, longer
         self._histories = Histories(beta)
-        self._terms = Terms(n, f, term, clean)
+        self._terms = Terms(n, term, clean)
         self._centre: _Centre | None = None
         # Who stood together when they were looked at last.
         self._bloc: set[WorkerId] = set()
@@ -203,8 +202,6 @@ class Consensus(Stage):
         if self._terms.serves(worker, guilty=guilty, places=places) or out or value < low:
             return Refusal("consensus", value, low, high)
         self._passed = True
-        if (left := self._terms.quota(worker)) < 1 - 1e-9:
-            return Refusal("quota", left, 1.0, math.inf, for_content=False)
         return self._share(worker)
 
     def scale(self, evidence: Evidence) -> float:
@@ -215,7 +212,7 @@ class Consensus(Stage):
         return weight
 
     def admit(self, evidence: Evidence) -> None:
-        self._terms.admit(evidence.worker)
+        self._terms.admit()
         self._elsewhere.pop(evidence.worker, None)
 
     def refuse(self, evidence: Evidence, refusal: Refusal) -> None:

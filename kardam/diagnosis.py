@@ -23,7 +23,6 @@ KNOBS = {
     "growth": "widen the band (growth:c=..., or low=...,high=...), or assume fewer liars (--f)",
     "consensus": "histories differ more than this bears: a larger far and out, or a smaller near",
     "echo": "histories are alike, as those of colluders are: a smaller echo",
-    "quota": "who was convicted is used as often as one of n - f equals: a smaller clean",
     "throttle": "few workers do all the work: a larger factor",
     "twice": "a buffer waits for other workers: a smaller m (--gather)",
     "frequency": "too few workers take turns: assume fewer liars (--f), or leave out frequency",

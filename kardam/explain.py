@@ -31,7 +31,6 @@ WORDS = {
     " does",
     "echo": "its history is that of others, with whom it shares one voice: it has a weight of"
     " {value}",
-    "quota": "it was convicted before, and had been used as often as that allows",
     "throttle": "it owned {value} of the last admissions, where fewer than {high} were allowed",
     "frequency": "it had been admitted too short a while before",
     "misdeclared": "it declared a growth of {value}, where the server measured {low} to {high}",

@@ -3,7 +3,6 @@
 Never in here: what was done, or by which measure.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Set
 from dataclasses import astuple, dataclass
@@ -14,9 +13,6 @@ from kardam.state import State, Stateful
 # How many times as long as the last a term is, and as the first at most.
 FACTOR, LONGEST = 8, 16
 
-# How many admissions a convicted worker may save up: as chance has it, two answers come together.
-SAVED = 3.0
-
 # However often a worker was convicted, so many times `clean` rounds forgive it.
 STRIKES_MAX = 20
 
@@ -24,16 +20,13 @@ STRIKES_MAX = 20
 @dataclass(slots=True)
 class _Record:
     """How often a worker was convicted, less what is forgiven; and in admissions of anybody, when
-    the last of either was, when its term is over, and when its parole after that. What it has of
-    its quota, and as of when.
+    the last of either was, when its term is over, and when its parole after that.
     """
 
     strikes: int = 0
     since: int = 0
     until: int = 0
     parole: int = 0
-    saved: float = SAVED
-    asof: int = 0
 
 
 class Terms(Stateful):
@@ -51,18 +44,14 @@ class Terms(Stateful):
     seen in time is less. No longer, since who counts for less does less harm, by which it would be
     seen; nor the first time, since an honest worker's data must be fit again.
 
-    *Quota.* Until all is forgiven, a worker is admitted as often as it would be if all were as fast
-    and f served, and no more: 1/(n - f) of all admissions. Else f liars who answer often would push
-    as long as it takes to see them with all that `throttle` leaves them, whenever they are free.
-
     No more than a number of places serve at once, those with the most strikes first: where they are
     f, n - f work on, whatever honest work looks like.
     """
 
-    def __init__(self, n: int, f: int, term: int, clean: int) -> None:
+    def __init__(self, n: int, term: int, clean: int) -> None:
         if not (term >= 0 and clean >= 1):
             raise ValueError(f"expected term >= 0 and clean >= 1, got term={term}, clean={clean}")
-        self.n, self.f = n, f
+        self.n = n
         self.term, self.clean = term, clean
         self._records: dict[WorkerId, _Record] = defaultdict(_Record)
         self._serving: set[WorkerId] = set()
@@ -94,18 +83,8 @@ class Terms(Stateful):
         """Whether `clean` rounds have gone by."""
         return self._admissions - then >= self.n * self.clean
 
-    def quota(self, worker: WorkerId) -> float:
-        """How many admissions this worker has left; infinite for whom nothing is held against."""
-        if not self.convicted(worker):
-            return math.inf
-        record = self._records[worker]
-        return min(SAVED, record.saved + (self._admissions - record.asof) / (self.n - self.f))
-
-    def admit(self, worker: WorkerId) -> None:
-        """An answer of this worker was admitted."""
-        if (left := self.quota(worker)) < math.inf:
-            record = self._records[worker]
-            record.saved, record.asof = left - 1, self._admissions
+    def admit(self) -> None:
+        """An answer of somebody was admitted."""
         self._admissions += 1
 
     def serves(self, worker: WorkerId, *, guilty: bool, places: int) -> bool:

@@ -169,7 +169,7 @@ def test_the_weight_is_what_an_admitted_gradient_is_scaled_by() -> None:
     for _ in range(2):
         terms.serves(0, guilty=True, places=F)
         while terms.serves(0, guilty=False, places=F):
-            terms.admit(0)
+            terms.admit()
     assert [crew.stage.scale(evidence(worker)) for worker in (0, 1)] == [1 / 2, 1.0]
 
 

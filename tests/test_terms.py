@@ -1,6 +1,5 @@
 """Terms, parole and places, round by round."""
 
-import math
 from collections.abc import Collection
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kardam.terms import SAVED, Terms
+from kardam.terms import Terms
 
 N, F = 10, 3
 
@@ -25,8 +24,8 @@ class Yard:
     def round(self, guilty: Collection[int] = ()) -> list[int]:
         """Who was admitted."""
         free = [w for w in range(N) if not self.serves(w, guilty=w in guilty)]
-        for worker in free:
-            self.terms.admit(worker)
+        for _ in free:
+            self.terms.admit()
         return free
 
     def rounds_until_free(self, worker: int) -> int:
@@ -34,7 +33,7 @@ class Yard:
 
 
 def test_each_conviction_costs_a_term_eight_times_as_long_as_the_last_up_to_sixteen() -> None:
-    yard = Yard(Terms(N, F, term=4, clean=1000))
+    yard = Yard(Terms(N, term=4, clean=1000))
     for term in (4, 32, 64, 64):
         assert N - 1 not in yard.round(guilty=[N - 1])
         # Of ten workers nine are admitted in a round.
@@ -48,7 +47,7 @@ def test_whoever_is_seen_again_soon_after_each_term_is_soon_hardly_free_and_othe
     seen_after: int, least: float, most: float
 ) -> None:
     """A liar is seen after some 15 rounds, an honest worker after `clean` rounds or never."""
-    yard = Yard(Terms(N, F, term=10, clean=100))
+    yard = Yard(Terms(N, term=10, clean=100))
     free = [True]
     for _ in range(300):
         guilty = len(free) >= seen_after and all(free[-seen_after:])
@@ -57,26 +56,26 @@ def test_whoever_is_seen_again_soon_after_each_term_is_soon_hardly_free_and_othe
 
 
 def test_a_term_and_the_strikes_before_it_outlive_the_process() -> None:
-    before, after = (Yard(Terms(N, F, term=4, clean=1000)) for _ in range(2))
+    before, after = (Yard(Terms(N, term=4, clean=1000)) for _ in range(2))
     for _ in range(2):
         before.round(guilty=[0])
         rounds = before.rounds_until_free(0)
     before.round(guilty=[0])
     after.terms.restore(before.terms.state())
     assert after.rounds_until_free(0) == before.rounds_until_free(0) > 1.5 * rounds
-    paroled = Terms(N, F, term=4, clean=1000)
+    paroled = Terms(N, term=4, clean=1000)
     paroled.restore(before.terms.state())
     assert paroled.weight(0) == before.terms.weight(0) == 1 / 3
 
 
 def test_a_flood_makes_no_term_shorter() -> None:
-    yard = Yard(Terms(N, F, term=4, clean=100))
+    yard = Yard(Terms(N, term=4, clean=100))
     yard.round(guilty=[0])
     assert all(yard.serves(0, guilty=False) for _ in range(1000))
 
 
 def test_a_term_that_ends_while_its_worker_is_guilty_goes_on_until_it_is_not() -> None:
-    yard = Yard(Terms(N, F, term=4, clean=100))
+    yard = Yard(Terms(N, term=4, clean=100))
     for _ in range(40):
         assert 0 not in yard.round(guilty=[0])
     assert 0 in yard.round()
@@ -85,7 +84,7 @@ def test_a_term_that_ends_while_its_worker_is_guilty_goes_on_until_it_is_not() -
 
 
 def test_strikes_are_forgiven_for_rounds_without_another() -> None:
-    yard = Yard(Terms(N, F, term=4, clean=10))
+    yard = Yard(Terms(N, term=4, clean=10))
     for _ in range(4):
         yard.round(guilty=[0])
         assert yard.rounds_until_free(0) <= 6
@@ -94,7 +93,7 @@ def test_strikes_are_forgiven_for_rounds_without_another() -> None:
 
 
 def test_whoever_was_convicted_again_weighs_one_over_its_strikes_for_a_while_afterwards() -> None:
-    yard = Yard(Terms(N, F, term=4, clean=1000))
+    yard = Yard(Terms(N, term=4, clean=1000))
     assert yard.terms.weight(0) == 1.0
     for strikes in (1, 2, 3):
         yard.round(guilty=[0])
@@ -112,7 +111,7 @@ def test_whoever_was_convicted_again_weighs_one_over_its_strikes_for_a_while_aft
 def test_no_more_than_there_are_places_for_serve_at_once_and_those_with_the_most_strikes(
     guilty: list[set[int]],
 ) -> None:
-    yard = Yard(Terms(N, F, term=3, clean=5))
+    yard = Yard(Terms(N, term=3, clean=5))
     for those in guilty:
         assert len(yard.round(guilty=those)) >= N - 2 * F  # f serve, f made room within the round
         serving = yard.terms.serving
@@ -123,31 +122,9 @@ def test_no_more_than_there_are_places_for_serve_at_once_and_those_with_the_most
             assert all(strikes[w] <= least for w in those - serving if strikes[w] > 1)
 
 
-@pytest.mark.parametrize("pace", [1, 2, 10])
-def test_whoever_was_convicted_has_one_of_n_minus_f_admissions_until_that_is_forgiven(
-    pace: int,
-) -> None:
-    """However often it answers; and all that it sends, if it is no faster than the others."""
-    yard = Yard(Terms(N, F, term=4, clean=50))
-    yard.round(guilty=[0])
-    yard.rounds_until_free(0)
-    assert yard.terms.quota(1) == math.inf
-    used, total = 0, 0
-    while yard.terms.convicted(0):
-        for worker in [*[0] * pace, *range(1, N - F)]:
-            free = not yard.serves(worker, guilty=False) and yard.terms.convicted(0)
-            if free and yard.terms.quota(worker) >= 1 - 1e-9:
-                yard.terms.admit(worker)
-                used, total = used + (worker == 0), total + 1
-    assert total > 40 * (N - F)
-    share = min(pace / (pace + N - F - 1), 1 / (N - F))
-    assert used == pytest.approx(share * total, abs=SAVED + 1)
-    assert yard.terms.quota(0) == math.inf
-
-
 def test_who_has_no_place_makes_nobody_free() -> None:
     """Nobody begins a term while f others are refused elsewhere, however often it was convicted."""
-    yard = Yard(Terms(N, F, term=4, clean=1000))
+    yard = Yard(Terms(N, term=4, clean=1000))
     yard.round(guilty=[0])
     yard.rounds_until_free(0)
     yard.round(guilty=[1])
@@ -160,12 +137,12 @@ def test_who_has_no_place_makes_nobody_free() -> None:
 
 
 def test_where_there_is_no_place_nobody_serves() -> None:
-    assert not Yard(Terms(N, F, term=4, clean=10), places=0).serves(0, guilty=True)
+    assert not Yard(Terms(N, term=4, clean=10), places=0).serves(0, guilty=True)
 
 
 def test_guilt_without_a_place_is_no_strike() -> None:
     """Or a bad hour among f who are refused elsewhere would cost an honest worker the run."""
-    yard = Yard(Terms(N, F, term=4, clean=1000), places=0)
+    yard = Yard(Terms(N, term=4, clean=1000), places=0)
     assert not any(yard.serves(0, guilty=True) for _ in range(1000))
     yard.places = F
     yard.round(guilty=[0])
@@ -173,10 +150,10 @@ def test_guilt_without_a_place_is_no_strike() -> None:
 
 
 def test_where_terms_are_of_no_rounds_nobody_serves() -> None:
-    assert not Yard(Terms(N, F, term=0, clean=1)).serves(0, guilty=True)
+    assert not Yard(Terms(N, term=0, clean=1)).serves(0, guilty=True)
 
 
 @pytest.mark.parametrize(("term", "clean"), [(-1, 1), (1, 0)])
 def test_terms_say_what_they_expect(term: int, clean: int) -> None:
     with pytest.raises(ValueError, match=f"got term={term}, clean={clean}"):
-        Terms(N, F, term, clean)
+        Terms(N, term, clean)
