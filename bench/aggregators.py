@@ -7,11 +7,6 @@ vectors. What is not installed is skipped with a word: byzpy, byzfl and flwr can
 clone's own dependencies, into an environment of their own.
 """
 
-import os
-
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_variable] = "1"
-
 import importlib
 import json
 import logging

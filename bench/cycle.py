@@ -10,13 +10,9 @@ but the whole; of the parts each is what is left when the parts inside it are ta
 the clock itself.
 """
 
-import os
-
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_variable] = "1"
-
 import contextlib
 import json
+import os
 import tempfile
 import time
 from collections import defaultdict, deque

@@ -11,11 +11,6 @@ it best without attack (bench/rates.py).
 """
 
 import os
-
-# One compute thread a process, said before numpy and torch look.
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
-
 import re
 import sys
 import time

@@ -17,11 +17,6 @@ median and the 99th percentile:
 Fewer than 100 of one kind have no 99th percentile: then it is the longest.
 """
 
-import os
-
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
-
 import asyncio
 import contextlib
 import json

@@ -17,16 +17,12 @@ processor time to hire them, and for an answer, in microseconds; what it has res
 BYTES_A_WORKER of it for each is an error.
 """
 
-import os
-
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
-
 import asyncio
 import contextlib
 import ctypes
 import itertools
 import json
+import os
 import platform
 import time
 from collections.abc import Callable

@@ -8,12 +8,6 @@
 Ends with exit code 1 where a promise was broken, and says what plays it again.
 """
 
-import os
-
-# One compute thread a process, said before numpy and torch look.
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
-
 import json
 import sys
 import time

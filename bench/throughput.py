@@ -11,15 +11,10 @@ disturbs less. Ratios are medians of the ratios within a turn: first of cycles a
 processor time, turned so that more is better there, too.
 """
 
-import os
-
-# One compute thread a process, said before numpy and torch look.
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
-
 import contextlib
 import json
 import multiprocessing
+import os
 import platform
 import sys
 import time

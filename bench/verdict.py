@@ -9,11 +9,6 @@ its stages, by wrapping what the descent calls, and the others as a whole. What 
 once in so many verdicts for its centre is in no lowest decile, and stands apart: its mean over all.
 """
 
-import os
-
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_variable] = "1"
-
 import json
 import time
 from collections import defaultdict

@@ -41,17 +41,25 @@ class Halted(Exception):
 
 def check_endpoint(endpoint: str) -> str:
     """The endpoint, if it is `tcp://host:port`. Raises UsageError."""
+    if _is_one(endpoint):
+        return endpoint
+    meant = f"tcp://{endpoint}"
+    hint = f": did you mean {meant!r}?" if _is_one(meant) else ""
+    raise UsageError(
+        "expected an endpoint like tcp://127.0.0.1:5555, with a port from 0 to 65535, got"
+        f" {endpoint!r}{hint}"
+    )
+
+
+def _is_one(endpoint: str) -> bool:
     try:
         parts = urlsplit(endpoint)
         host, port = parts.hostname or "", parts.port
         # Nothing before or after it, of which ZeroMQ would know nothing; and a name that can be.
         whole = endpoint == f"tcp://{parts.netloc}" and "@" not in endpoint
-        good = whole and port is not None and bool(host.encode("idna"))
+        return whole and port is not None and bool(host.encode("idna"))
     except ValueError:
-        good = False
-    if not good:
-        raise UsageError(f"expected an endpoint like tcp://127.0.0.1:5555, got {endpoint!r}")
-    return endpoint
+        return False
 
 
 def reach(endpoint: str, seconds: float) -> None:

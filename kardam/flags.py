@@ -52,7 +52,8 @@ recipe_options = options(
         "--preset",
         default=DEFAULT_PRESET,
         show_default=True,
-        help=f"A filter and a dampening: {', '.join(PRESETS)}.",
+        help="A filter and a dampening. "
+        + " ".join(f"{name}: {its.says}." for name, its in PRESETS.items()),
     ),
     click.option("--filter", help="Stages joined by +, like growth:band=upper+frequency; or none."),
     click.option("--dampening", help="constant, inverse, exponential:alpha=0.2 or curvature."),

@@ -31,26 +31,26 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "none": Preset("none", "constant", "plain asynchronous SGD: no filter, clip or dampening"),
+    "none": Preset("none", "constant", "plain asynchronous SGD"),
     "paper": Preset(
         "growth:band=upper+frequency",
         "exponential:alpha=0.2",
-        "Kardam, ICML 2018: own growth, upper band, strict frequency, exp(-0.2 tau)",
+        "Kardam, ICML 2018",
     ),
     "paper_literal": Preset(
         "server_growth+frequency",
         "exponential:alpha=0.2",
-        "the server-side coefficient of the paper's text: an exhibit, which freezes",
+        "the text of that to the letter, which freezes",
     ),
     "middle": Preset(
         "growth:band=middle,exponent=0.5+clip",
         "constant",
-        "the authors' own telling: without the lowest and the highest f; clipped",
+        "the authors' own telling, without the lowest and the highest f; clipped",
     ),
     "consensus": Preset(
         "growth:band=relative,c=7,exponent=0.5,span=25+consensus+throttle+clip:factor=2,after=60",
         "constant",
-        "growth near everybody's, histories that agree, a limit on the fast; clipped",
+        "growth near all others', histories that agree, a limit on the fast; clipped",
     ),
 }
 

@@ -74,7 +74,8 @@ class Kardam:
         ("run --stragglers 2:factor=1.2.3", "expected a count and a factor like 2:factor=10"),
         ("run --updates 0", "--updates: expected more than 0, got 0"),
         ("run --target 95", "--target: expected an accuracy in (0, 1], got 95"),
-        ("run --bind 127.0.0.1:5555", "expected an endpoint like tcp://127.0.0.1:5555"),
+        ("run --bind 127.0.0.1:5555", "did you mean 'tcp://127.0.0.1:5555'?"),
+        ("run --bind tcp://127.0.0.1:99999", "with a port from 0 to 65535, got"),
         (
             "run --bind tcp://0.0.0.0:0 --keys k --insecure",
             "expected --keys k or --insecure, and not",
