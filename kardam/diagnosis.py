@@ -42,7 +42,7 @@ def of_run(books: Books) -> str:
     if status.startswith("waiting"):
         n, f = books["n"], books["f"]
         return (
-            f"{status} workers: models go out when n - f = {n - f} are there; start more"
+            f"{status}: models go out when n - f = {n - f} workers are there; start more"
             " (kardam work), or serve fewer (--workers)"
         )
     since = books["since_admitted"]

@@ -62,7 +62,7 @@ def test_a_slow_an_absent_and_a_refused_worker_stand_out(
 
 def test_a_run_that_waits_says_for_whom_and_what_helps() -> None:
     words = of_run(books("waiting (2 of 4)"))
-    assert "waiting (2 of 4) workers: models go out when n - f = 4 are there" in words
+    assert "waiting (2 of 4): models go out when n - f = 4 workers are there" in words
     assert "--workers" in words
 
 
