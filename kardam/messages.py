@@ -96,7 +96,9 @@ UNASKED = "unasked"
 
 class Refusal(NamedTuple):
     """Which rule refused, what it saw, and what it would have taken: `low <= value <= high`; and
-    whether it was for what the gradient says, or for when it came and what was known then.
+    whether it was for what the gradient says, as it would be with a liar's, or for what an honest
+    worker's may be as well: early or late, one of many, an echo of another, or one that changes
+    little.
     """
 
     rule: str
