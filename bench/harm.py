@@ -43,6 +43,9 @@ SLOW = {"slow writes": ("1", "0"), "slow fsyncs": ("0", "1")}
 
 NAMES = (*ROGUES, "strangers", "flood", *SLOW)
 
+# Figures that not every attack has.
+COUNTED = ("handshakes_a_second", "times_as_many")
+
 
 class Window(NamedTuple):
     """So many cycles a second, the longest of them, and the server's most MiB meanwhile."""
@@ -179,10 +182,6 @@ def figures(pairs: list[tuple[Window, Window]]) -> dict[str, float]:
         "peak_mib": round(max(b.mib for _, b in pairs), 0),
         "calm_mib": round(median(a.mib for a, _ in pairs), 0),
     }
-
-
-# Figures that not every attack has.
-COUNTED = ("handshakes_a_second", "times_as_many")
 
 
 def measured(seconds: float, turns: int, names: Collection[str]) -> dict[str, dict[str, float]]:

@@ -290,8 +290,7 @@ def cells(rows: Sequence[Row]) -> str:
     """All that is known of every cell, a line each."""
     head = ["task", "n:f", "condition", "attack", "rule", "seeds", "accuracy", "points lost", "±"]
     head += ["throughout", "honest admitted", "of the worst worker", "liars' admitted"]
-    head += ["liars' part"]
-    head += ["seconds to 95 %", "line"]
+    head += ["liars' part", "seconds to 95 %", "line"]
     lines = [head]
     for row in rows:
         task, n, f, condition, attack, rule, _ = row.place

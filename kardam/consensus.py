@@ -4,7 +4,6 @@ Never in here: the newest gradient alone, which is mostly noise; or what a worke
 """
 
 import math
-import zlib
 from collections import defaultdict, deque
 from itertools import compress
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from kardam.blocs import angles, bloc, cliques, pullers, telling
 from kardam.centre import ROUNDING, expected, look
+from kardam.fingerprint import bytes_of, check
 from kardam.growth import Evidence, distance
 from kardam.histories import SHORT, Histories
 from kardam.messages import Refusal, Vector, WorkerId
@@ -365,7 +365,7 @@ class Consensus(Stage):
         if turns > 1:
             self._passes += 1
             # In an order of its own each time, which nobody knew when numbers were given out.
-            at = zlib.crc32(self._centre.z.tobytes()) if self._centre is not None else 0
+            at = check(bytes_of(self._centre.z)) if self._centre is not None else 0
             np.random.default_rng([self._passes, at]).shuffle(workers)
         return [workers[turn::turns] for turn in range(turns)]
 

@@ -150,12 +150,8 @@ class Stats:
         self.received = self.sent = 0
         # Models lent, and the seconds that their askers waited in all.
         self.lent, self.waited = 0, 0.0
-        self._delivered, self._updates, self._received, self._sent = (
-            Meter(),
-            Meter(),
-            Meter(),
-            Meter(),
-        )
+        self._delivered, self._updates = Meter(), Meter()
+        self._received, self._sent = Meter(), Meter()
 
     # --- being told ---
 

@@ -29,11 +29,9 @@ class _Window(Stateful):
     def add(self, worker: WorkerId) -> None:
         leaves = self._owners[0] if self.full else NOBODY
         self._owners.append(worker)
-        if leaves == worker:
-            return
-        if leaves != NOBODY:
+        if leaves != worker:
             self._count(leaves, -1)
-        self._count(worker, 1)
+            self._count(worker, 1)
 
     def forget(self, worker: WorkerId) -> None:
         # What he owned stays in the window, and is nobody's.
@@ -43,6 +41,8 @@ class _Window(Stateful):
                 self._owners[at] = NOBODY
 
     def _count(self, worker: WorkerId, more: int) -> None:
+        if worker == NOBODY:
+            return
         if (owns := self.owned.get(worker) + more) > 0:
             self.owned[worker] = owns
         else:
@@ -53,9 +53,7 @@ class _Window(Stateful):
 
     def restore(self, state: State) -> None:
         for worker in state["owners"]:
-            self._owners.append(worker)
-            if worker != NOBODY:
-                self._count(worker, 1)
+            self.add(worker)
 
 
 class Throttle(Stage):
@@ -109,8 +107,8 @@ class Throttle(Stage):
         self._long.forget(worker)
 
     def state(self) -> State:
-        return {"recent": self._recent.state(), "long": self._long.state()}
+        return self._long.state()  # whose end is the other
 
     def restore(self, state: State) -> None:
-        self._recent.restore(state["recent"])
-        self._long.restore(state["long"])
+        self._recent.restore(state)
+        self._long.restore(state)
