@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from kardam import view
-from kardam.view import Books
+from kardam.diagnosis import Books
 
 # Seconds of the run between lines of progress where there is no terminal, and between pictures
 # where there is one.

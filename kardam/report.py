@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from kardam import __version__, figures
 from kardam.chronicle import Chronicle, read_all
 from kardam.errors import Unwritable
+from kardam.view import number, percent
 
 PAGE = "report.html"
 PICTURES = "figures"
@@ -191,19 +192,19 @@ def _summary(run: Chronicle) -> dict[str, str]:
     bounds = books["slowdown_bounds"]
     whose = "honest" if books["slowdown_of"] == "honest" else "all"
     return {
-        "accuracy": _number(books["accuracy"], ".3f"),
-        "loss": _number(books["loss"], ".3g"),
+        "accuracy": number(books["accuracy"], ".3f"),
+        "loss": number(books["loss"], ".3g"),
         "updates": f"{books['updates']:,}",
         "seconds": f"{seconds:,.1f}",
         "gradients": f"{books['delivered']:,}",
         "gradients/s": f"{books['delivered'] / max(seconds, 1e-9):,.0f}",
         "admitted": f"{books['admitted']:,}",
-        "slowdown": f"{_percent(books['slowdown'])} of {whose}",
-        "bounds": f"{_percent(bounds['without'])} without liars, {_percent(bounds['low'])} to"
-        f" {_percent(bounds['high'])} with f={books['f']}"
+        "slowdown": f"{percent(books['slowdown'])} of {whose}",
+        "bounds": f"{percent(bounds['without'])} without liars, {percent(bounds['low'])} to"
+        f" {percent(bounds['high'])} with f={books['f']}"
         if bounds
         else "-",
-        "liars' share": _percent(books["byzantine_share"])
+        "liars' share": percent(books["byzantine_share"])
         if books["slowdown_of"] == "honest"
         else "-",
         "staleness": f"median {staleness['median']}, 95 % {staleness['p95']}, max"
@@ -225,7 +226,7 @@ def _workers(run: Chronicle) -> str:
                 run.label(worker) or "honest",
                 f"{own.sum():,}",
                 f"{(own & journal.admitted).sum():,}",
-                _percent((own & journal.admitted).sum() / own.sum()),
+                percent((own & journal.admitted).sum() / own.sum()),
                 f"{sorted(stale)[len(stale) // 2]}" if len(stale) else "-",
                 ", ".join(f"{rule} {count:,}" for rule, count in refused.most_common()),
             ]
@@ -259,11 +260,3 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "fac
     lines = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     table = f'<table class="{kind}"><tr>{cells(heads, "th")}</tr>{lines}</table>'
     return f'<div class="wide">{table}</div>'
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f} %"

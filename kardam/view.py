@@ -10,9 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kardam import diagnosis
+from kardam.diagnosis import Books
 from kardam.sweep import Choices, flag, over_seeds
-
-Books = Mapping[str, Any]
 
 
 def line(books: Books) -> str:
@@ -21,7 +20,7 @@ def line(books: Books) -> str:
     if words := diagnosis.of_run(books):
         return words
     return (
-        f"{books['status']}  {_number(books['accuracy'], '.3f')} accuracy  "
+        f"{books['status']}  {number(books['accuracy'], '.3f')} accuracy  "
         f"{books['updates']:,} updates  {books['gradients_per_second']:.0f} gradients/s  "
         f"{_share(books['admitted'], books['delivered'])} admitted  staleness {staleness}"
     )
@@ -44,8 +43,8 @@ def sweep(runs: Sequence[tuple[Choices, Books]]) -> Group:
     for choices, books in runs:
         table.add_row(
             *map(str, choices.values()),
-            _number(books["accuracy"], ".3f"),
-            _number(books["loss"], ".3g"),
+            number(books["accuracy"], ".3f"),
+            number(books["loss"], ".3g"),
             *[_share(tally["admitted"], tally["delivered"]) for tally in _sides(books)],
             f"{books['updates']:,}",
             f"{books['seconds']:.1f}",
@@ -81,8 +80,8 @@ def _run(books: Books) -> Table:
     staleness = books["staleness"]
     rows = {
         "status": books["status"],
-        "held out": f"accuracy {_number(books['accuracy'], '.3f')}, "
-        f"loss {_number(books['loss'], '.3f' if (books['loss'] or 0) < 1e6 else '.3g')}",
+        "held out": f"accuracy {number(books['accuracy'], '.3f')}, "
+        f"loss {number(books['loss'], '.3f' if (books['loss'] or 0) < 1e6 else '.3g')}",
         "updates": f"{books['updates']:,} in {books['seconds']:.1f} s "
         f"({books['updates_per_second']:.0f}/s)",
         "gradients": f"{books['delivered']:,} delivered, {books['admitted']:,} admitted "
@@ -96,12 +95,12 @@ def _run(books: Books) -> Table:
     if books["strangers"]:
         rows["strangers"] = f"{books['strangers']:,} handshakes refused, of keys not enrolled"
     if (high := books["band"]["high"]) is not None:
-        rows["growth"] = f"{_number(books['band']['low'], '.3g')} to {high:.3g} is the band now"
+        rows["growth"] = f"{number(books['band']['low'], '.3g')} to {high:.3g} is the band now"
     if books["slowdown_of"] == "honest":
         honest, byzantine = books["honest"], books["byzantine"]
         rows["honest"] = _tally(honest)
         rows["byzantine"] = (
-            f"{_tally(byzantine)}; {_percent(books['byzantine_share'])} of all admitted"
+            f"{_tally(byzantine)}; {percent(books['byzantine_share'])} of all admitted"
         )
     for name, fate in books.get("deaths", {}).items():
         rows[f"died: {name}"] = fate
@@ -130,9 +129,9 @@ def _workers(books: Books, rows: int | None) -> list[Table | Text]:
             _cut(_who(row)),
             _cut(apart),
             f"{row['per_second']:.1f}",
-            f"{_percent(row['share'])} of {row['delivered']:,}",
+            f"{percent(row['share'])} of {row['delivered']:,}",
             str(row["staleness"]) if row["staleness"] >= 0 else "-",
-            _number(row["reading"], ".3g"),
+            number(row["reading"], ".3g"),
             _cut(_reasons(row["refused"])),
             style=_style(row, apart),
         )
@@ -162,11 +161,11 @@ def _slowdown(books: Books) -> str:
     whose = (
         "of honest work" if books["slowdown_of"] == "honest" else "of all work (nobody is labelled)"
     )
-    text = f"{_percent(books['slowdown'])} {whose} admitted"
+    text = f"{percent(books['slowdown'])} {whose} admitted"
     if (bounds := books["slowdown_bounds"]) is not None:
         text += (
-            f"; growth alone at equal speeds: {_percent(bounds['without'])} without liars,"
-            f" {_percent(bounds['low'])} to {_percent(bounds['high'])} with f={books['f']}"
+            f"; growth alone at equal speeds: {percent(bounds['without'])} without liars,"
+            f" {percent(bounds['low'])} to {percent(bounds['high'])} with f={books['f']}"
         )
     return text
 
@@ -181,14 +180,18 @@ def _reasons(refused: Mapping[str, int]) -> str:
 
 
 def _share(part: int, whole: int) -> str:
-    return _percent(part / whole if whole else None)
+    return percent(part / whole if whole else None)
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f} %"
+def percent(share: float | None) -> str:
+    """As people read it: nothing is nothing, and a little is not."""
+    if share is None:
+        return "-"
+    return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
+    """In this form; a dash where it is not known."""
     return "-" if value is None else format(value, form)
 
 

@@ -10,6 +10,7 @@ import pytest
 from kardam.live import PLAIN_EVERY, Bar, Board
 from kardam.messages import Verdict
 from kardam.stats import Stats
+from kardam.view import percent
 
 LABEL = "sign_flip:scale=10+flood:rho=10"
 
@@ -47,6 +48,14 @@ def plain(text: str) -> list[str]:
     """The lines, without what colours them and moves the cursor; a picture drawn again is one."""
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
     return list(dict.fromkeys(lines))
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(None, "-"), (0.0, "0 %"), (1e-6, "<1 %"), (0.0049, "<1 %"), (0.0051, "1 %"), (1.0, "100 %")],
+)
+def test_a_little_is_not_shown_as_nothing(share: float | None, said: str) -> None:
+    assert percent(share) == said
 
 
 @pytest.mark.usefixtures("terminal")

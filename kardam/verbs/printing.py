@@ -10,11 +10,11 @@ import click
 from rich.console import Console, RenderableType
 
 from kardam import __version__, daemon, view
+from kardam.diagnosis import Books
 from kardam.outcome import Outcome
 from kardam.plan import Plan, is_public
 from kardam.spec import is_import_path, reads_file
 from kardam.sweep import Choices
-from kardam.view import Books
 
 # Columns, where standard output is no terminal.
 PLAIN_WIDTH = 140

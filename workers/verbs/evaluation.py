@@ -2,9 +2,9 @@
 
 import asyncio
 
+from kardam.diagnosis import Books
 from kardam.plan import Until
 from kardam.server import Server
-from kardam.view import Books
 from workers.swarm import EVALUATOR, Swarm
 
 # Seconds between two evaluations of the held-out data.
