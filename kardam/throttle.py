@@ -1,6 +1,6 @@
 """How much of what is admitted one worker may own: a limit on the fast, liars or not.
 
-Never in here: arrivals, which cost nothing to make, or a clock.
+Never in here: a weight that arrivals can buy, since they cost nothing to make; or a clock.
 """
 
 import math
@@ -9,51 +9,10 @@ from collections import deque
 from kardam.growth import Evidence, Population
 from kardam.messages import NOBODY, Refusal, WorkerId
 from kardam.stage import Stage
-from kardam.state import State, Stateful
+from kardam.state import State
 
-# Whoever owns none of so many times as many admissions as are looked at is absent.
+# Who says nothing in so many times as many admissions as are looked at is absent.
 ABSENT = 3
-
-
-class _Window(Stateful):
-    """Whose the last `size` admissions are, and how many of them each worker owns."""
-
-    def __init__(self, size: int) -> None:
-        self._owners: deque[WorkerId] = deque(maxlen=size)
-        self.owned = Population()
-
-    @property
-    def full(self) -> bool:
-        return len(self._owners) == self._owners.maxlen
-
-    def add(self, worker: WorkerId) -> None:
-        leaves = self._owners[0] if self.full else NOBODY
-        self._owners.append(worker)
-        if leaves != worker:
-            self._count(leaves, -1)
-            self._count(worker, 1)
-
-    def forget(self, worker: WorkerId) -> None:
-        # What he owned stays in the window, and is nobody's.
-        self.owned.forget(worker)
-        for at, owner in enumerate(self._owners):
-            if owner == worker:
-                self._owners[at] = NOBODY
-
-    def _count(self, worker: WorkerId, more: int) -> None:
-        if worker == NOBODY:
-            return
-        if (owns := self.owned.get(worker) + more) > 0:
-            self.owned[worker] = owns
-        else:
-            self.owned.forget(worker)
-
-    def state(self) -> State:
-        return {"owners": list(self._owners)}
-
-    def restore(self, state: State) -> None:
-        for worker in state["owners"]:
-            self.add(worker)
 
 
 class Throttle(Stage):
@@ -64,8 +23,11 @@ class Throttle(Stage):
     a_p being how many of them p owns, and a_(f'+1) the (f'+1)-th largest of these numbers. As at
     most f lie or are absent, that is at most what the fastest honest worker owns, so that liars,
     however often they answer, are admitted at most `factor` times as often as it; two are free, so
-    that the first has a place. Absent are those who own none of three times as many admissions:
-    with them, the fastest of the others would be held to a slower one for nothing.
+    that the first has a place.
+
+    Absent is who says nothing while others own three times as many admissions: for his sake the
+    fastest of the others need not be held to a slower one. Not who is refused: he may be honest,
+    and framed, and the f who framed him are there.
 
     At a factor of 2, f of 3f + 1 who flood own about half of what is admitted where the others are
     equally fast. At 3 it is six tenths, and gradients that are honest, and a little late, push the
@@ -83,32 +45,66 @@ class Throttle(Stage):
         if not rounds >= 1:
             raise ValueError(f"expected rounds >= 1, got {rounds}")
         self.n, self.f, self.factor = n, f, factor
-        self._recent, self._long = _Window(rounds * n), _Window(ABSENT * rounds * n)
+        self._owners: deque[WorkerId] = deque(maxlen=rounds * n)
+        self._owned = Population()
+        self._patience = ABSENT * rounds * n
+        self._admissions = 0
+        # When each was heard last, in admissions: who was heard longest ago stands first.
+        self._heard: dict[WorkerId, int] = {}
 
     def judge(self, evidence: Evidence) -> Refusal | None:
-        recent = self._recent.owned
-        owned, rank = recent.get(evidence.worker), self._liars() + 1
+        worker = evidence.worker
+        self._heard.pop(worker, None)
+        self._heard[worker] = self._admissions
+        owned, rank = self._owned.get(worker), self._liars() + 1
         # Whoever was never admitted is not in the ranks, and owns none.
-        ranked = recent.largest(rank) if len(recent) >= rank else 0.0
+        ranked = self._owned.largest(rank) if len(self._owned) >= rank else 0.0
         most = self.factor * ranked + 2
         return None if owned < most else Refusal("throttle", owned, 0, most, False)
 
     def _liars(self) -> int:
         """f': how many of those who are there may lie."""
-        absent = self.n - len(self._long.owned) if self._long.full else 0
-        return max(self.f - absent, 0)
+        since = self._admissions - self._patience
+        if since < 0:
+            return self.f  # too early to miss anybody
+        # The one who is judged was heard now.
+        while self._heard[worker := next(iter(self._heard))] < since:
+            del self._heard[worker]
+        return max(self.f - (self.n - len(self._heard)), 0)
 
     def admit(self, evidence: Evidence) -> None:
-        self._recent.add(evidence.worker)
-        self._long.add(evidence.worker)
+        self._admissions += 1
+        full = len(self._owners) == self._owners.maxlen
+        leaves = self._owners[0] if full else NOBODY
+        self._owners.append(evidence.worker)
+        if leaves == evidence.worker:
+            return
+        if leaves != NOBODY:
+            self._count(leaves, -1)
+        self._count(evidence.worker, 1)
 
     def forget(self, worker: WorkerId) -> None:
-        self._recent.forget(worker)
-        self._long.forget(worker)
+        self._heard.pop(worker, None)
+        # What he owned stays in the window, and is nobody's.
+        self._owned.forget(worker)
+        for at, owner in enumerate(self._owners):
+            if owner == worker:
+                self._owners[at] = NOBODY
+
+    def _count(self, worker: WorkerId, more: int) -> None:
+        self._owned[worker] = self._owned.get(worker) + more
 
     def state(self) -> State:
-        return self._long.state()  # whose end is the other
+        return {
+            "owners": list(self._owners),
+            "admissions": self._admissions,
+            "heard": [[worker, at] for worker, at in self._heard.items()],
+        }
 
     def restore(self, state: State) -> None:
-        self._recent.restore(state)
-        self._long.restore(state)
+        for worker in state["owners"]:
+            self._owners.append(worker)
+            if worker != NOBODY:
+                self._count(worker, 1)
+        self._admissions = state["admissions"]
+        self._heard = {worker: at for worker, at in state["heard"]}

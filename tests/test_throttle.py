@@ -11,6 +11,9 @@ from tests.strategies import evidence
 
 N, F = 10, 3
 
+# Whose answers come: some three times as often.
+speeds = st.sampled_from([0, 0, 0, 1, 1, *range(N)])
+
 
 def admitted(stage: Throttle, worker: int) -> bool:
     if stage.judge(evidence(worker)) is not None:
@@ -20,20 +23,25 @@ def admitted(stage: Throttle, worker: int) -> bool:
 
 
 @pytest.mark.parametrize("rounds", [1, 100])
-@given(st.lists(st.sampled_from([0, 0, 0, 1, 1, *range(N)]), max_size=400))
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 0, 0, 1, 1, *range(N)]), st.booleans()), max_size=400)
+)
 def test_nobody_owns_more_than_factor_times_the_next_who_may_not_lie(
-    rounds: int, arrivals: list[int]
+    rounds: int, arrivals: list[tuple[int, bool]]
 ) -> None:
-    stage, owners = Throttle(N, F, factor=2, rounds=rounds), list[int]()
-    for worker in arrivals:
-        recent, long = owners[-rounds * N :], owners[-ABSENT * rounds * N :]
-        full = len(long) == ABSENT * rounds * N
-        absent = N - len(set(long)) if full else 0
-        owned = Counter(recent)
+    """Some of what passes here is refused by another rule."""
+    stage, owners, heard = Throttle(N, F, factor=2, rounds=rounds), list[int](), dict[int, int]()
+    for worker, elsewhere in arrivals:
+        heard[worker] = len(owners)
+        since = len(owners) - ABSENT * rounds * N
+        absent = N - sum(at >= since for at in heard.values()) if since >= 0 else 0
+        owned = Counter(owners[-rounds * N :])
         ranked = sorted((owned[w] for w in range(N)), reverse=True)
-        used = admitted(stage, worker)
-        assert used == (owned[worker] < 2 * ranked[max(F - absent, 0)] + 2)
-        owners += [worker] * used
+        refusal = stage.judge(evidence(worker))
+        assert (refusal is None) == (owned[worker] < 2 * ranked[max(F - absent, 0)] + 2)
+        if refusal is None and not elsewhere:
+            stage.admit(evidence(worker))
+            owners.append(worker)
 
 
 def test_who_is_fast_is_held_to_nobody_slower_for_those_who_are_absent() -> None:
@@ -49,6 +57,18 @@ def test_who_is_fast_is_held_to_nobody_slower_for_those_who_are_absent() -> None
     for worker in range(F):
         assert admitted(stage, worker)
     assert not all(admitted(stage, F) for _ in range(10))
+
+
+def test_f_who_flood_gain_nothing_by_an_honest_worker_who_is_refused_elsewhere() -> None:
+    """Or to frame one of them would leave the f who did it without a bound."""
+    framed, others, liars = 0, range(1, N - F), range(N - F, N)
+    stage, owners = Throttle(N, F), list[int]()
+    for _ in range(100):
+        stage.judge(evidence(framed))
+        for worker in [*others, *liars, *[liar for liar in liars for _ in range(20)]]:
+            owners += [worker] * admitted(stage, worker)
+    late = Counter(owners[len(owners) // 2 :])
+    assert max(late[liar] for liar in liars) <= 2.5 * max(late[other] for other in others)
 
 
 @pytest.mark.parametrize("factor", [0.5, float("inf"), float("nan")])
